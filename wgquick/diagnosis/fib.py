@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENODEV
 
-from wgquick.diagnosis.nets import contains, head, host
+from wgquick.diagnosis.nets import LINK_LOCAL, contains, head, host
 from wgquick.diagnosis.source_address import source_of, vrf_of
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Prefix, address_text
@@ -24,7 +24,6 @@ _KIND_ERRORS = {"blackhole": EINVAL, "unreachable": EHOSTUNREACH, "prohibit": EA
 _LOOPBACKS = Prefix.parse("127.0.0.0/8")
 _MULTICAST = {4: Prefix.parse("224.0.0.0/4"), 6: Prefix.parse("ff00::/8")}
 _LOCAL_MULTICAST = Prefix.parse("224.0.0.0/24")
-_LINK_LOCAL = Prefix.parse("fe80::/10")
 _LOOPBACK6 = Prefix.parse("::1/128")
 _BROADCAST = b"\xff\xff\xff\xff"
 _AT_ONCE = 1 << 10  # __find_rr_leaf() stops at a blackhole nexthop object
@@ -521,7 +520,7 @@ def _score_hop6(snapshot: Snapshot, route: TableRoute, hop: NextHop, flow: Flow,
 def _is_strict(flow: Flow) -> bool:
     """Whether the link must be the one asked for (RT6_LOOKUP_F_IFACE)."""
     destination = host(flow.query.destination)
-    needs = any(contains(each, destination) for each in (_LINK_LOCAL, _MULTICAST[6], _LOOPBACK6))
+    needs = any(contains(each, destination) for each in (LINK_LOCAL[6], _MULTICAST[6], _LOOPBACK6))
     return needs or (bool(flow.output_link) and not flow.query.source)
 
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _GIVEN = {4: pack_address("198.18.0.0"), 6: pack_address("2001:2::")}
 _LOCAL_LENGTH = {4: 24, 6: 64}
 _NOWHERE = [Prefix.parse(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "ff00::/8")]
-_LINK_LOCAL = [Prefix.parse(text) for text in ("169.254.0.0/16", "fe80::/10")]
 _MOST_BEHIND = 8
 _SCRIPT = 1_000_000  # the maximum size of a file that a hook names, in bytes
 
@@ -170,7 +169,7 @@ class _Ground:
         if address is None:
             if may_be_host(host):
                 self._owners_of_names[host].setdefault(owner)
-        elif owner not in self._fixed and not _is_in(address, (*_NOWHERE, *_LINK_LOCAL)):
+        elif owner not in self._fixed and not _is_in(address, (*_NOWHERE, *nets.LINK_LOCAL.values())):
             self.known[owner].setdefault(address)
 
     def _note_other_names(self) -> None:
@@ -347,7 +346,7 @@ def networks_behind(sources: Sequence[Source], owner: int, peer: PeerSettings) -
             continue
         for ip in given:
             network = _network_of(ip)
-            is_local = nets.is_private(network.address) and not _is_in(network.address, _LINK_LOCAL)
+            is_local = nets.is_private(network.address) and not _is_in(network.address, nets.LINK_LOCAL.values())
             if is_local and not any(nets.overlap(ip, other) for other in (*beyond, *tunnel)):
                 yield network
 

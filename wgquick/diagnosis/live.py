@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.config.grammar import mask
-from wgquick.diagnosis import codes, hook_rules, nets
+from wgquick.diagnosis import codes, hook_rules, nets, remedies
 from wgquick.diagnosis.doctor.fate import fate
 from wgquick.diagnosis.doctor.gather import Names
 from wgquick.diagnosis.doctor.packet import ARRIVING, Packet
@@ -22,7 +22,7 @@ from wgquick.diagnosis.managers import managers
 from wgquick.errors import OperationError
 from wgquick.executor.journal import Journal
 from wgquick.net import MAIN_TABLE, Prefix, pack_address
-from wgquick.plan.up import Coverage
+from wgquick.plan.up import IPV6_DISABLED, Coverage
 from wgquick.routing import Query
 
 if TYPE_CHECKING:
@@ -184,8 +184,8 @@ def _networks_in_use(source: Source, live: Live) -> Iterator[Finding]:
             continue
         if other := connected.get(str(network)):
             what = f"{network} is already the network of {other.link}"
-            remedy = "choose another network for the tunnel, at both ends"
-            yield _note(source, source.interface_section.word("Address", index), "net-in-use", what, remedy)
+            place = source.interface_section.word("Address", index)
+            yield _note(source, place, "net-in-use", what, remedies.OTHER_NETWORK)
     own = [Prefix(each.address, each.length) for each in source.settings.addresses]
     covered = Coverage([Prefix(mask(each.address, each.length), each.length) for each in own])
     if not _adds_routes(source):
@@ -231,7 +231,7 @@ def _no_ipv6(source: Source, live: Live) -> Iterator[Finding]:
     if live.parameters.get(_NO_IPV6) == "0":
         return
     is_disabled = live.parameters.get(_NO_IPV6) is not None
-    reason = "IPv6 is disabled on this host" if is_disabled else "this kernel has no IPv6"
+    reason = IPV6_DISABLED if is_disabled else "this kernel has no IPv6"
     enable = f"enable it (sysctl {_NO_IPV6.replace('/', '.')}=0), or " if is_disabled else ""
     for index, address in enumerate(source.settings.addresses):
         if len(address.address) == 16:
@@ -265,8 +265,7 @@ def _endpoints(source: Source, live: Live) -> Iterator[Finding]:
             answers = live.resolved.get(peer.endpoint)
             if not answers:
                 what = f"the name {host} does not resolve on this host"
-                remedy = f"try `getent ahosts {host}'; correct the name, or this host's DNS"
-                yield _note(source, place, "endpoint-unresolved", what, remedy)
+                yield _note(source, place, "endpoint-unresolved", what, remedies.resolve(host))
                 continue
             address = answers[0].address
         way = live.ways.get(address)
@@ -324,8 +323,7 @@ def _forwarding(source: Source, live: Live) -> Iterator[Finding]:
 def _clock(source: Source, live: Live) -> Iterator[Finding]:
     if live.changed - live.now > _CLOCK_SLACK:
         what = "this host's clock is behind: the file was last changed in the future"
-        remedy = "set the clock (timedatectl, chronyc makestep): peers reject handshakes with an old timestamp"
-        yield _note(source, source.interface_section.place, "clock-wrong", what, remedy)
+        yield _note(source, source.interface_section.place, "clock-wrong", what, remedies.SET_CLOCK)
 
 
 def _firewalld(source: Source, live: Live) -> Iterator[Finding]:

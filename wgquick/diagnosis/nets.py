@@ -13,21 +13,13 @@ if TYPE_CHECKING:
 
     Network = Prefix | AllowedIP | Address
 
+LINK_LOCAL = {4: Prefix.parse("169.254.0.0/16"), 6: Prefix.parse("fe80::/10")}
 _PRIVATE = [
-    Prefix.parse(text)
-    for text in (
-        "10.0.0.0/8",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "100.64.0.0/10",
-        "169.254.0.0/16",
-        "fc00::/7",
-        "fe80::/10",
-    )
+    *LINK_LOCAL.values(),
+    *map(Prefix.parse, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")),
 ]
 _HOME = [Prefix.parse(text) for text in ("192.168.0.0/24", "192.168.1.0/24", "172.17.0.0/16")]
-_LINK_LOCAL = Prefix.parse("fe80::/10")
-_ON_LINK = (_LINK_LOCAL, Prefix.parse("127.0.0.0/8"), Prefix.parse("::1/128"))
+_ON_LINK = (LINK_LOCAL[6], Prefix.parse("127.0.0.0/8"), Prefix.parse("::1/128"))
 
 
 def bits(address: bytes) -> int:
@@ -78,7 +70,7 @@ def is_private(address: bytes) -> bool:
 
 def is_link_local(network: Network) -> bool:
     """Whether it is an IPv6 link-local address."""
-    return contains(_LINK_LOCAL, network)
+    return contains(LINK_LOCAL[6], network)
 
 
 def no_host(address: bytes) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wgquick.config import grammar, location
 from wgquick.config.keys import QUICK
-from wgquick.diagnosis import codes, keys, nets
+from wgquick.diagnosis import codes, keys, nets, remedies
 from wgquick.diagnosis.finding import INFO, WARNING, Finding
 from wgquick.diagnosis.source import Place
 from wgquick.lean import TYPE_CHECKING
@@ -324,8 +324,7 @@ def _peer_keys(source: Source) -> Iterator[Finding]:
             yield note(source, place, "peer-is-self", what, "write the public key of the other end")
         elif secret is not None and raw == secret.raw:
             what = "the PublicKey is this interface's private key"
-            remedy = "write the other end's public key, and generate a new private key: others may know this one"
-            yield note(source, place, "public-key-is-private", what, remedy)
+            yield note(source, place, "public-key-is-private", what, remedies.NEW_KEY)
         elif raw in seen:
             what = "a [Peer] above has the same PublicKey: both sections are one peer"
             yield note(source, place, "repeated-peer", what, "merge the two sections")

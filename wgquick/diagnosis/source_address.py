@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgquick.diagnosis.nets import contains, head, host
+from wgquick.diagnosis.nets import contains, head, host, is_link_local
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix
 from wgquick.routing import HOST, LINK
@@ -31,7 +31,7 @@ _LABELS = sorted(
     ),
     key=lambda each: -each[0].length,
 )
-_LINK_LOCAL, _SITE_LOCAL = Prefix.parse("fe80::/10"), Prefix.parse("fec0::/10")
+_SITE_LOCAL = Prefix.parse("fec0::/10")
 _MULTICAST, _ORCHID = Prefix.parse("ff00::/8"), Prefix.parse("2001:10::/28")
 _LOOPBACK6 = host(bytes(15) + b"\x01")
 _SCOPE_LINK, _SCOPE_SITE, _SCOPE_GLOBAL = 2, 5, 14
@@ -137,7 +137,7 @@ def scope_of(address: bytes) -> int:
         return address[1] & 0x0F
     if not any(address):
         return 0
-    if contains(_LINK_LOCAL, host(address)) or contains(_LOOPBACK6, host(address)):
+    if is_link_local(host(address)) or contains(_LOOPBACK6, host(address)):
         return _SCOPE_LINK
     return _SCOPE_SITE if contains(_SITE_LOCAL, host(address)) else _SCOPE_GLOBAL
 

@@ -6,7 +6,7 @@ import errno
 from os import strerror
 
 from wgquick.config.keys import clamped
-from wgquick.diagnosis import nets
+from wgquick.diagnosis import nets, remedies
 from wgquick.diagnosis.doctor.cause import Cause
 from wgquick.diagnosis.doctor.codes import CODES
 from wgquick.diagnosis.doctor.gather import DNS, FIREWALL, intended_networks, sample
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import DevicePeer
     from wgquick.diagnosis.doctor.evidence import Evidence
-    from wgquick.net import AllowedIP, Endpoint, PublicKey, Rule
+    from wgquick.net import AllowedIP, Endpoint, PublicKey, Rule, SocketAddress
     from wgquick.observations import Way
 
 _SHOWN = 6
@@ -184,8 +184,7 @@ def _same_network(evidence: Evidence) -> Iterator[Cause]:
             continue
         if link := next((name for each, name in evidence.networks if nets.whole(each) == nets.whole(own)), ""):
             message = f"{nets.whole(own)}, the network of {evidence.name}, is the network of {link} too"
-            remedy = "choose another network for the tunnel, at both ends"
-            yield cause("net-in-use", message, f"`ip address show dev {link}'", remedy=remedy)
+            yield cause("net-in-use", message, f"`ip address show dev {link}'", remedy=remedies.OTHER_NETWORK)
 
 
 def _unclaimed(evidence: Evidence) -> Iterator[Cause]:
@@ -238,8 +237,21 @@ def _unresolved(evidence: Evidence) -> Iterator[Cause]:
 def unresolved(endpoint: Endpoint, key: PublicKey) -> Cause:
     """The cause for an endpoint's name that does not resolve."""
     message = f"the endpoint's name {endpoint.host} does not resolve"
-    remedy = f"try `getent ahosts {endpoint.host}'; correct the name, or this host's DNS"
-    return cause("endpoint-unresolved", message, remedy=remedy, peer=key)
+    return cause("endpoint-unresolved", message, remedy=remedies.resolve(endpoint.host), peer=key)
+
+
+def two_hosts(peer: PublicKey | None, *facts: str, confidence: str) -> Cause:
+    """The cause for two hosts with one peer's private key."""
+    message = "two hosts use this peer's private key: each takes the session from the other"
+    remedy = "give each host its own key, and a [Peer] section here"
+    return cause("one-key-two-places", message, *facts, remedy=remedy, peer=peer, confidence=confidence)
+
+
+def other_preshared_key(end: SocketAddress | None, peer: PublicKey | None, *facts: str, confidence: str) -> Cause:
+    """The cause for an endpoint whose answers cannot be decrypted."""
+    message = f"{end} answers, but with another preshared key"
+    remedy = "write the same PresharedKey at both ends"
+    return cause("answer-refused", message, *facts, remedy=remedy, peer=peer, confidence=confidence)
 
 
 def _taken(evidence: Evidence) -> Cause:
@@ -286,8 +298,7 @@ def _clock(evidence: Evidence) -> Iterator[Cause]:
         return
     what = "a handshake" if latest >= evidence.file.changed else f"the last change of {evidence.file.path}"
     message = f"this host's clock is behind: {what} is {_span(ahead)} in the future"
-    remedy = "set the clock (timedatectl, chronyc makestep): peers reject handshakes with an old timestamp"
-    yield cause("clock-wrong", message, remedy=remedy, confidence=LIKELY)
+    yield cause("clock-wrong", message, remedy=remedies.SET_CLOCK, confidence=LIKELY)
 
 
 def _span(seconds: float) -> str:
@@ -337,8 +348,7 @@ def _peers(evidence: Evidence) -> Iterator[Cause]:
     for key, peer in wanted.items():
         if key.raw in secrets:
             message = f"the PublicKey of a [Peer] in {evidence.file.path} is a private key of this host"
-            remedy = "write the other end's public key, and generate a new private key: others may know this one"
-            yield cause("public-key-is-private", message, remedy=remedy)
+            yield cause("public-key-is-private", message, remedy=remedies.NEW_KEY)
         elif key in own and key not in live:
             message = "this peer's PublicKey is the interface's own: the device ignores the peer"
             yield cause("peer-is-self", message, remedy="write the other end's public key", peer=key)

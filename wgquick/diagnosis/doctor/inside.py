@@ -7,7 +7,7 @@ from os import strerror
 
 from wgquick.device import SESSION_AGE
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.doctor.comparison import cause, listed
+from wgquick.diagnosis.doctor.comparison import cause, listed, two_hosts
 from wgquick.diagnosis.doctor.fate import by, fate, translations
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
 from wgquick.diagnosis.finding import CERTAIN, ERROR, INFO, LIKELY, POSSIBLE, WARNING
@@ -229,9 +229,7 @@ def _places(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Ca
         f"its endpoint changed {moves} times in {evidence.listened:.0f} s",
         f"it was {listed(dict.fromkeys(seen))}",
     )
-    message = "two hosts use this peer's private key: each takes the session from the other"
-    remedy = "give each host its own key, and a [Peer] section here"
-    yield cause("one-key-two-places", message, *facts, remedy=remedy, peer=key, confidence=LIKELY)
+    yield two_hosts(key, *facts, confidence=LIKELY)
 
 
 def _sources(evidence: Evidence) -> Iterator[Cause]:

@@ -8,7 +8,7 @@ from os import strerror
 from wgquick.datagram import INITIATION, LENGTHS
 from wgquick.device import SESSION_AGE
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.doctor.comparison import cause, listed, unresolved
+from wgquick.diagnosis.doctor.comparison import cause, listed, other_preshared_key, unresolved
 from wgquick.diagnosis.doctor.evidence import dials
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.inside import rp_filter
@@ -278,8 +278,7 @@ def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
         return
     if handshake.outcome == "refused":
         fact = "the response to this end's handshake initiation cannot be decrypted"
-        message = f"{end} answers, but with another preshared key"
-        yield cause("answer-refused", message, fact, remedy="write the same PresharedKey at both ends", peer=key)
+        yield other_preshared_key(end, key, fact, confidence=CERTAIN)
     elif _works(watched):
         yield from _last_session(evidence, key, end, handshake)
     elif handshake.outcome == "cookie":

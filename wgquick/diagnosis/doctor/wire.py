@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wgquick.device import SESSION_AGE
 from wgquick.diagnosis.counted import RECENT
-from wgquick.diagnosis.doctor.comparison import cause
+from wgquick.diagnosis.doctor.comparison import cause, other_preshared_key, two_hosts
 from wgquick.diagnosis.doctor.evidence import dials
 from wgquick.diagnosis.doctor.fate import by, fate
 from wgquick.diagnosis.doctor.outside import other_addresses
@@ -153,8 +153,7 @@ def _input(evidence: Evidence, sign: Sign) -> Cause:
 
 
 def _refused(_: Evidence, sign: Sign) -> Cause:
-    message = f"{sign.address} answers, but with another preshared key"
-    return _cause(sign, "answer-refused", message, "write the same PresharedKey at both ends")
+    return other_preshared_key(sign.address, sign.peer, *sign.facts, confidence=sign.confidence)
 
 
 def _astray(evidence: Evidence, sign: Sign) -> Cause | None:
@@ -257,8 +256,7 @@ def _is_from_probes(evidence: Evidence, sign: Sign) -> bool:
 
 
 def _two_places(_: Evidence, sign: Sign) -> Cause:
-    message = "two hosts use this peer's private key: each takes the session from the other"
-    return _cause(sign, "one-key-two-places", message, "give each host its own key, and a [Peer] section here")
+    return two_hosts(sign.peer, *sign.facts, confidence=sign.confidence)
 
 
 def _clock(_: Evidence, sign: Sign) -> Cause | None:
