@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
+from wgquick.show.wg import UNITS
 from wgquick.status.values import VERSION
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ _MOST_DRIFT = 8
 _WIDE = 118
 """The columns needed to show totals and rates side by side."""
 _STYLES = {"up": "green", "connecting": "yellow", "stale": "red", "idle": "cyan", "never": "dim", "disabled": "dim"}
-_SIZES = ((1024**4, "TiB"), (1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 _SPANS = ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -281,9 +281,9 @@ def span(seconds: float) -> str:
 
 def size(count: float) -> str:
     """A number of bytes with two or three digits: `0 B`, `1.2 KiB`, `34 MiB`."""
-    if count < _SIZES[-1][0]:
+    if count < UNITS[-1][0]:
         return f"{int(count)} B"
-    for length, unit in _SIZES:
+    for length, unit in UNITS:
         if count >= length:
             number = count / length
             return f"{number:.1f} {unit}" if number < 9.95 else f"{number:.0f} {unit}"

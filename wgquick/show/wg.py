@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 NONE = "(none)"
 _GREEN, _YELLOW, _CYAN, _BOLD, _RESET = "\x1b[32m", "\x1b[33m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
-_SIZES = ((1024**4, "TiB"), (1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
+UNITS = ((1024**4, "TiB"), (1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
+"""The units of numbers of bytes, the largest first."""
 _SPANS = ((365 * 24 * 3600, "year"), (24 * 3600, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -109,7 +110,7 @@ def _span(style: Style, seconds: int) -> str:
 
 
 def _size(style: Style, count: int) -> str:
-    for size, unit in _SIZES:
+    for size, unit in UNITS:
         if count >= size:
             return f"{count / size:.2f} {style.paint(_CYAN, unit)}"
     return f"{count} {style.paint(_CYAN, 'B')}"
