@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from wgquick.executor.planning import Ground
     from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.executor.trial import Seen
-    from wgquick.executor.trying import Asked, OnTrial
+    from wgquick.executor.trying import OnTrial, TrialRequest
     from wgquick.net import Prefix, PublicKey
     from wgquick.plan.difference import Move
     from wgquick.plan.places import Places
@@ -236,7 +236,7 @@ def ensure(
     )
 
 
-def begin_trial(asked: Asked) -> Watchdog:
+def begin_trial(asked: TrialRequest) -> Watchdog:
     """Start a trial in separate processes, as `wgq try` does (`wgquick.executor.trying`).
 
     They make the change, and roll it back unless it is confirmed within `asked.seconds`, even if this process ends.
@@ -274,7 +274,7 @@ def try_(
     """
     from wgquick.config.location import interface_name
     from wgquick.executor.reloading import ReloadOptions
-    from wgquick.executor.trying import Asked, OnTrial, criterion
+    from wgquick.executor.trying import OnTrial, TrialRequest, criterion
 
     say = _line_by_line(transcript)
     peers, ping = criterion(verb, confirm_when)
@@ -284,11 +284,11 @@ def try_(
         name = interface_name(source)
         if verb == "down":
             read = for_down(name, source, _print_error)
-            asked = Asked(verb, name, timeout, chosen, wanted, read=read, peers=peers, ping=ping)
+            asked = TrialRequest(verb, name, timeout, chosen, wanted, read=read, peers=peers, ping=ping)
             return OnTrial(name, begin_trial(asked), say)
         config = load(source, say)
     settings = _settings(config)
-    asked = Asked(verb, settings.name, timeout, chosen, wanted, settings, peers=peers, ping=ping)
+    asked = TrialRequest(verb, settings.name, timeout, chosen, wanted, settings, peers=peers, ping=ping)
     if verb == "down":
         asked = asked._replace(settings=None, read=lambda: (settings, None))
     return OnTrial(settings.name, begin_trial(asked), say)
@@ -598,7 +598,7 @@ async def watch(
     from wgquick.system.monitor import Monitor
     from wgquick.system.watched_netns import WatchedNamespace
     from wgquick.upkeep.watch import Watch
-    from wgquick.upkeep.watcher import Asked, check_up
+    from wgquick.upkeep.watcher import WatchOptions, check_up
 
     def enter(netns: str) -> WatchedNamespace:
         return WatchedNamespace(netns, _say_nothing)
@@ -607,7 +607,7 @@ async def watch(
     for name in sorted(chosen) if once else ():
         with _located(name, _say_nothing) as there:
             check_up([name], there)
-    async for event in Watch(host, Monitor(), Asked(chosen, once, check_only), ready, enter).events():
+    async for event in Watch(host, Monitor(), WatchOptions(chosen, once, check_only), ready, enter).events():
         yield event
 
 
@@ -732,14 +732,14 @@ def doctor(
 
     began = monotonic()
     from wgquick.config.location import configured, file_here, interface_name
-    from wgquick.diagnosis.doctor.examination import Asked, examine
+    from wgquick.diagnosis.doctor.examination import DoctorOptions, examine
     from wgquick.diagnosis.doctor.gather import LIMIT
     from wgquick.executor.places import names as names_elsewhere
     from wgquick.system import inspection
 
     say = _line_by_line(transcript)
     host = _host(say)
-    asked = Asked(file_here(peer_config), listen, fix, began + (limit or LIMIT) + listen)
+    asked = DoctorOptions(file_here(peer_config), listen, fix, began + (limit or LIMIT) + listen)
     names = {}
     if source is not None:
         given = file_here(source)

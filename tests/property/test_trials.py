@@ -28,7 +28,7 @@ from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.executor.ensuring import cmd_ensure
 from wgquick.executor.reloading import ReloadOptions
-from wgquick.executor.trying import Asked, Attempt
+from wgquick.executor.trying import Attempt, TrialRequest
 from wgquick.system import watchdogs
 from wgquick.system.host import LocalHost
 
@@ -72,7 +72,7 @@ def _tried(options: Options, verb: str, at: int, seconds: float, text: str, both
         traps.append(Trap(at, lambda: die(*([own._standby] if both else []))))
         return Trapped(LocalHost(ignore), traps[0])
 
-    asked = Asked(verb, "wg0", seconds, options, ReloadOptions(), settings)
+    asked = TrialRequest(verb, "wg0", seconds, options, ReloadOptions(), settings)
     if verb == "down":
         asked = asked._replace(settings=None, read=lambda: (settings, None))
     watchdog = watchdogs.begin(lambda own: Attempt(asked, lambda: host(own), ignore, own, _never).run(), "")

@@ -15,7 +15,7 @@ from wgquick.config import location
 from wgquick.errors import FAILURE, ROLLED_BACK, WgqError
 from wgquick.executor import trial
 from wgquick.executor.reloading import ReloadOptions
-from wgquick.executor.trying import VERBS, Asked, criterion
+from wgquick.executor.trying import VERBS, TrialRequest, criterion
 from wgquick.lean import signal
 from wgquick.transcript import note
 
@@ -56,7 +56,7 @@ def confirm(target: str, given: Given) -> None:
     api.confirm(name, seconds)
 
 
-def _asked(verb: str, target: str, given: Given) -> Asked:
+def _asked(verb: str, target: str, given: Given) -> TrialRequest:
     """The trial to start; WgqError, before any change, if the arguments are not valid."""
     if verb not in VERBS:
         raise WgqError(f"`{verb}' cannot be tried", remedy=f"Choose one of: {', '.join(VERBS)}.")
@@ -75,11 +75,11 @@ def _asked(verb: str, target: str, given: Given) -> Asked:
     if verb == "down":
         interface = location.valid_name(called) if called else location.interface_name(target)
         read = api.for_down(interface, target, say)
-        return Asked(verb, interface, seconds, options, reload_options, read=read, peers=peers, ping=ping)
+        return TrialRequest(verb, interface, seconds, options, reload_options, read=read, peers=peers, ping=ping)
     settings = api.load(target, say, name=called)
     if verb == "up":
         settings = verbs.with_extras(settings, given)
-    return Asked(verb, settings.name, seconds, options, reload_options, settings, peers=peers, ping=ping)
+    return TrialRequest(verb, settings.name, seconds, options, reload_options, settings, peers=peers, ping=ping)
 
 
 class _Shown:
@@ -88,7 +88,7 @@ class _Shown:
     The end of standard input or of the terminal changes nothing.
     """
 
-    def __init__(self, watchdog: Watchdog, asked: Asked, *, is_json: bool) -> None:
+    def __init__(self, watchdog: Watchdog, asked: TrialRequest, *, is_json: bool) -> None:
         self._watchdog, self._asked, self._is_json = watchdog, asked, is_json
         self._read = [0, 0]
         self._text = b""

@@ -14,7 +14,7 @@ from wgquick.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from wgquick.diagnosis.hooks import Change, Command
+    from wgquick.diagnosis.hooks import Command, HookEffect
     from wgquick.diagnosis.source import Hook, Source
 
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
@@ -74,7 +74,7 @@ def _before(source: Source) -> Iterator[Command]:
             yield from hooks.commands(hook.text)
 
 
-def _added(source: Source) -> Iterator[Change]:
+def _added(source: Source) -> Iterator[HookEffect]:
     for command in _before(source):
         change = hooks.change(command)
         if change is not None and change.adds:
@@ -262,13 +262,13 @@ def _undo(source: Source) -> Iterator[Finding]:
             yield _note(source, hook, command.offset, "hook-without-undo", what, remedy)
 
 
-def _with_link(source: Source, change: Change) -> Change:
+def _with_link(source: Source, change: HookEffect) -> HookEffect:
     """The change with %i in place of each spelling of this interface's name."""
     own = (source.interface or "%i", "$INTERFACE", "${INTERFACE}")
     return change._replace(words=tuple("%i" if word in own else word for word in change.words))
 
 
-def _goes_with_link(change: Change) -> bool:
+def _goes_with_link(change: HookEffect) -> bool:
     """Whether the kernel removes the change with a link of WireGuard: a route through it."""
     link = hooks.value_after(change.words, ("dev",))
     return change.kind == "route" and (link == "%i" or _WIREGUARD_NAME.fullmatch(link) is not None)

@@ -52,7 +52,7 @@ class Command(NamedTuple):
     offset: int
 
 
-class Change(NamedTuple):
+class HookEffect(NamedTuple):
     """What a command adds or removes: `kind` and `where` say what it is, `words` are the command's arguments.
 
     kind: "iptables" (where: program, table and chain), "rule" or "route" (where: family), "nft" (where: family and
@@ -65,7 +65,7 @@ class Change(NamedTuple):
     words: tuple[str, ...]
     everything: bool = False
 
-    def undoes(self, added: Change) -> bool:
+    def undoes(self, added: HookEffect) -> bool:
         """Whether this removes what `added` adds.
 
         iptables needs the same words in any order, `ip rule` and `ip route` need some of them. nft deletes by
@@ -172,7 +172,7 @@ def _without_redirections(words: list[str]) -> Iterator[str]:
             yield word
 
 
-def change(command: Command) -> Change | None:
+def change(command: Command) -> HookEffect | None:
     """What a command adds or removes; None if it does neither or is unknown."""
     program, *rest = command.words
     program = program.rpartition("/")[2]
@@ -197,7 +197,7 @@ def plain_options(words: Iterable[str]) -> list[str]:
     return found
 
 
-def _iptables(program: str, rest: list[str]) -> Change | None:
+def _iptables(program: str, rest: list[str]) -> HookEffect | None:
     words = plain_options(_without_waiting(rest))
     table = "filter"
     for place, word in enumerate(words):
@@ -220,20 +220,20 @@ def _without_waiting(words: list[str]) -> Iterator[str]:
         waits = word in ("-w", "--wait")
 
 
-def _iptables_change(program: str, table: str, action: str, words: list[str]) -> Change | None:
+def _iptables_change(program: str, table: str, action: str, words: list[str]) -> HookEffect | None:
     adds = action in _ADDS
     end = (_ADDS | _DELETES)[action]
     chain, *what = words or [""]
     if end == "-F" or (not adds and end == "-D" and what[:1] and what[0].isdecimal() and len(what) == 1):
-        return Change("iptables", adds=False, where=(program, table, *words[:1]), words=(), everything=True)
+        return HookEffect("iptables", adds=False, where=(program, table, *words[:1]), words=(), everything=True)
     if action in ("-I", "--insert") and what[:1] and what[0].isdigit():
         what = what[1:]
     if end == "-X":
         what = ["(chain)"]
-    return Change("iptables", adds, (program, table, chain), tuple(what)) if chain else None
+    return HookEffect("iptables", adds, (program, table, chain), tuple(what)) if chain else None
 
 
-def _ip(rest: list[str]) -> Change | None:
+def _ip(rest: list[str]) -> HookEffect | None:
     words = list(rest)
     family = "-6" if "-6" in words or ("inet6" in words) else "-4"
     words = [word for word in words if word not in ("-4", "-6", "-family", "-f", "inet", "inet6")]
@@ -244,7 +244,7 @@ def _ip(rest: list[str]) -> Change | None:
         family = "-6"
     if action not in (*_IP_ADDS, *_IP_DELETES):
         return None
-    return Change(kind, adds=action in _IP_ADDS, where=(family,), words=tuple(map(_ip_word, what)))
+    return HookEffect(kind, adds=action in _IP_ADDS, where=(family,), words=tuple(map(_ip_word, what)))
 
 
 def _ip_word(word: str) -> str:
@@ -252,12 +252,12 @@ def _ip_word(word: str) -> str:
     return _RULE_WORDS.get(word, word.removesuffix("/32").removesuffix("/128"))
 
 
-def _nft(rest: list[str]) -> Change | None:
+def _nft(rest: list[str]) -> HookEffect | None:
     words = " ".join(rest).split()
     if words[:1] and words[0] in ("delete", "flush", "destroy", "reset"):
-        return Change("nft", adds=False, where=_nft_table(words), words=tuple(words))
+        return HookEffect("nft", adds=False, where=_nft_table(words), words=tuple(words))
     if words[:1] in (["add"], ["insert"], ["create"]):
-        return Change("nft", adds=True, where=_nft_table(words), words=tuple(words))
+        return HookEffect("nft", adds=True, where=_nft_table(words), words=tuple(words))
     return None
 
 

@@ -40,7 +40,7 @@ _BETWEEN_ATTEMPTS = 1.0
 _MOST_DEATHS = 20  # the maximum number of watchdogs that may die
 
 
-class Asked(NamedTuple):
+class TrialRequest(NamedTuple):
     """The change to try. `settings` are the file's for up and reload; `read` reads the file for down.
 
     A handshake with `peers` ("any", "all" or names), or an echo reply from `ping`, confirms the change; "" is none.
@@ -125,7 +125,7 @@ class Attempt:
 
     def __init__(
         self,
-        asked: Asked,
+        asked: TrialRequest,
         host: Callable[[], Host],
         say: Callable[[str], None],
         watchdogs: Watchdogs,

@@ -20,9 +20,13 @@ PATIENCE = 5.0
 """Seconds that a new peer without a handshake has before its name is looked up."""
 _NEXT_ANSWER = 5.0
 """Seconds until the next address of a name is tried: WireGuard sends an initiation every five seconds."""
-_SELDOM, _OFTEN = 30.0, 10.0
+_LONGEST_WAIT = 30.0
+"""Seconds between two readings of the device at most."""
+_WAIT_FOR_HANDSHAKE = 10.0
+"""The same if a peer without a session should have one."""
 _SLACK = 0.1
-_HOPE, _HOPEFUL = 10.0, 1.0  # for ten seconds after an address is set, the device is read each second
+_NEW_ADDRESS, _WAIT_FOR_ANSWER = 10.0, 1.0
+"""For ten seconds after an address is set, the device is read each second."""
 
 
 class Question(NamedTuple):
@@ -127,7 +131,7 @@ class Peers:
 
     def next_look(self, device: Device, names: Mapping[PublicKey, Endpoint], clock: float, now: float) -> float:
         """Seconds until the device must be read again."""
-        wait = _SELDOM
+        wait = _LONGEST_WAIT
         for peer in device.peers:
             age, known = self._age(peer, clock), self._known.get(peer.public_key)
             if age < STALE:
@@ -135,9 +139,9 @@ class Peers:
             elif age < SESSION_AGE:
                 wait = min(wait, SESSION_AGE - age + _SLACK)
             elif peer.persistent_keepalive or (known is not None and known.sends):
-                wait = min(wait, _OFTEN)
-            if known is not None and age >= STALE and now - known.tried < _HOPE:
-                wait = min(wait, _HOPEFUL)
+                wait = min(wait, _WAIT_FOR_HANDSHAKE)
+            if known is not None and age >= STALE and now - known.tried < _NEW_ADDRESS:
+                wait = min(wait, _WAIT_FOR_ANSWER)
             if known is not None and age >= STALE and peer.public_key in names and known.due > now:
                 wait = min(wait, known.due - now + _SLACK)
         return wait

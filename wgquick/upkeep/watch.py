@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from wgquick.ports import Host
     from wgquick.upkeep.events import Event
-    from wgquick.upkeep.watcher import Asked, Monitor
+    from wgquick.upkeep.watcher import Monitor, WatchOptions
 
 _TICK = 1.0
 _ONCE_PATIENCE = 10.0
@@ -61,7 +61,7 @@ class Watch:
         self,
         host: Host,
         monitor: Monitor,
-        asked: Asked,
+        asked: WatchOptions,
         ready: Callable[[], object],
         enter: Callable[[str], WatchedNamespace],
     ) -> None:
@@ -123,8 +123,8 @@ class Watch:
             self._next_tick = now - now % _TICK + _TICK
             self._look_around()
         for inside in self._insides.values():
-            if self._home.heard:
-                inside.watcher.check_paths(self._home.heard)
+            if self._home.changes:
+                inside.watcher.check_paths(self._home.changes)
             if inside.has_news or inside.watcher.is_due():
                 inside.has_news = False
                 with inside.namespace.entered():

@@ -67,15 +67,18 @@ _TICK = 1.0
 _DELAY = 0.25  # seconds from the first change to the check: `down` removes several things in a row
 _LOCKED = 0.5
 _LONG = 5.0
-_MTU_PAUSE, _MTU_PATIENCE, _MTU_SELDOM = 1.0, 10.0, 30.0
+_MTU_PAUSE, _MTU_PATIENCE, _MTU_INTERVAL = 1.0, 10.0, 30.0
 _ROAMING = 10.0  # seconds between two looks at the endpoints of a tunnel with a kill switch
 _HANGING = 30.0  # seconds until a daemon that did not answer is asked again
 _ONCE_PATIENCE = 10.0
 _REMOVES = re.compile(r"\b(?:del|delete|flush|replace|change|destroy)\b|\s-[DFX]\b")
 
 
-class Heard(Protocol):
-    """A change that the kernel reports. `kind` is one of KINDS, link, or all; `ifindex` is 0 without a link."""
+class HostChange(Protocol):
+    """A change of the host that the kernel reports: a `Change` of system/monitor.
+
+    `kind` is one of KINDS, link, or all; `ifindex` is 0 without a link.
+    """
 
     @property
     def kind(self) -> str: ...
@@ -92,7 +95,7 @@ class Monitor(Protocol):
         """The file descriptors that become readable with a notification."""
 
     def read(self) -> list[Any]:
-        """The changes since the last call: values like Heard."""
+        """The changes since the last call: values like HostChange."""
 
     def close(self) -> None:
         """Close the sockets."""
@@ -112,7 +115,7 @@ class _Elsewhere(NamedTuple):
     culprit: str = ""
 
 
-class Asked(NamedTuple):
+class WatchOptions(NamedTuple):
     """What to watch: the interfaces `names`, or every interface with a journal if it is empty.
 
     With `once` the watch ends after one check. With `check_only` it reports what is missing and changes nothing.
@@ -145,7 +148,7 @@ class _Tunnel:
         self.has_lan = LAN in own_extras(given).exclude
         self.is_awakened = False  # the machine slept: the sessions have expired
 
-    def is_concerned(self, change: Heard) -> bool:
+    def is_concerned(self, change: HostChange) -> bool:
         """Whether the change may have removed something of this interface."""
         match change.kind:
             case "rule":
@@ -156,7 +159,7 @@ class _Tunnel:
             case _:
                 return change.ifindex in (0, self.given.ifindex)
 
-    def check_paths(self, change: Heard, at: float) -> None:
+    def check_paths(self, change: HostChange, at: float) -> None:
         """Check the MTU soon if the change may give an endpoint another link or route."""
         is_path = change.kind in ("link", "route", "all") and change.ifindex != self.given.ifindex
         if is_path and self.given.applied is not None and self.given.applied.has_automatic_mtu:
@@ -207,7 +210,7 @@ class Watcher:
     """Watches the interfaces of a network namespace; `work` must be called in that namespace."""
 
     def __init__(
-        self, host: Host, monitor: Monitor, asked: Asked, wake: asyncio.Event, outside: Host | None = None
+        self, host: Host, monitor: Monitor, asked: WatchOptions, wake: asyncio.Event, outside: Host | None = None
     ) -> None:
         """`wake` is set when there is an answer to a lookup, which `outside` makes where the loop runs."""
         self._host, self._monitor, self._asked, self._wake = host, monitor, asked, wake
@@ -216,7 +219,7 @@ class Watcher:
         self._stamps: dict[str, tuple[int, ...]] = {}
         self._answers: list[tuple[str, Question, tuple[SocketAddress, ...] | None]] = []
         self._asking = 0
-        self._heard: list[Heard] = []
+        self._changes: list[HostChange] = []
         self._surface: tuple[tuple[int, ...], ...] = ()
         self._directory: tuple[int, ...] | None = None
         self._loop = asyncio.get_running_loop()
@@ -261,11 +264,11 @@ class Watcher:
         return self._asking > 0 or bool(self._answers)
 
     @property
-    def heard(self) -> list[Heard]:
+    def changes(self) -> list[HostChange]:
         """The changes that the last `work` has read."""
-        return self._heard
+        return self._changes
 
-    def check_paths(self, changes: Iterable[Heard]) -> None:
+    def check_paths(self, changes: Iterable[HostChange]) -> None:
         """Check the MTUs soon if these changes in the namespace of the outer packets concern them."""
         at = time.monotonic() + _DELAY
         for kind in {change.kind for change in changes}:
@@ -312,8 +315,8 @@ class Watcher:
     def _take_changes(self) -> None:
         """Schedule a check for each change, and remember its culprit. Lost messages are a change of kind all."""
         at = time.monotonic() + _DELAY
-        self._heard = self._monitor.read()
-        for change in self._heard:
+        self._changes = self._monitor.read()
+        for change in self._changes:
             for tunnel in self._tunnels.values():
                 tunnel.check_paths(change, at)
                 if tunnel.is_concerned(change):
@@ -449,7 +452,7 @@ class Watcher:
     def _follow_mtu(self, tunnel: _Tunnel) -> Iterator[Event]:
         """Adapt the MTU. It is also checked every 30 seconds: no notification reports route MTUs and path MTUs."""
         name, now = tunnel.given.name, time.monotonic()
-        tunnel.last_mtu, tunnel.next_mtu = now, _later(now, _MTU_SELDOM)
+        tunnel.last_mtu, tunnel.next_mtu = now, _later(now, _MTU_INTERVAL)
         if self._asked.check_only:
             return
         fitting = fitting_mtu(tunnel.given, self._host.wireguard.get(name), self._host)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _REPAIRING = 2.0  # seconds
 
 
-class Asked(NamedTuple):
-    """The options of doctor: the other end's file ("" if not given), the minimum seconds to listen, and repairs."""
+class DoctorOptions(NamedTuple):
+    """Doctor's options: the other end's file ("" if not given), the minimum seconds to listen, and repairs."""
 
     peer_config: str = ""
     listen: float = 0.0
@@ -45,7 +45,7 @@ class Examined(NamedTuple):
 
 
 def examine(
-    name: str, source: str, host: Host, inspector: Inspector, asked: Asked, report: Callable[[str], None]
+    name: str, source: str, host: Host, inspector: Inspector, asked: DoctorOptions, report: Callable[[str], None]
 ) -> Examined:
     """The causes for the interface; with `fix`, those after the repairs. `report` gets a line for each repair."""
     if asked.fix:
@@ -56,7 +56,7 @@ def examine(
 
 
 def _examined(
-    name: str, source: str, host: Host, inspector: Inspector, asked: Asked, *, watches: bool = True
+    name: str, source: str, host: Host, inspector: Inspector, asked: DoctorOptions, *, watches: bool = True
 ) -> Examined:
     path = _file_of(name, source, host)
     more, known = _other_end(path, asked.peer_config) if asked.peer_config else ([], ())
