@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import ENODEV
 
-from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple, signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,12 +128,21 @@ class NoHandshakeError(WgqError):
     status = NO_HANDSHAKE
 
 
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def status_of_signal(number: int) -> int:
+    """The exit status of a program that a signal ended, as in a shell."""
+    return 128 + number
+
+
 class SignalError(WgqError):
-    """A signal ends the command after its changes are undone; the status is 128 + N, as in a shell."""
+    """One of ENDING_SIGNALS ends the command after its changes are undone."""
 
     def __init__(self, name: str, number: int) -> None:
         super().__init__(f"interrupted by {name}")
-        self.status = 128 + number
+        self.number = number
+        self.status = status_of_signal(number)
 
 
 def not_wireguard(name: str) -> OperationError:

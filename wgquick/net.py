@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 KEY_LENGTH = 32
-MAIN_TABLE = 254
-"""The number of the routing table main (RT_TABLE_MAIN, linux/rtnetlink.h)."""
+TABLES = {"default": 253, "main": 254, "local": 255}
+"""The kernel's own routing tables (RT_TABLE_*, linux/rtnetlink.h), which iproute2 knows without a file."""
+MAIN_TABLE = TABLES["main"]
+INITIAL_RULES = ((0, TABLES["local"]), (32766, MAIN_TABLE), (32767, TABLES["default"]))
+"""The rules of a new network namespace: priority and table (net/ipv4/fib_rules.c)."""
 FIRST_TABLE = 51820
 """The first routing table, and so the first fwmark, that a full tunnel may get."""
 IPV6_MTU = 1280

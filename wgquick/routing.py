@@ -8,7 +8,7 @@ and mappings. Addresses are packed (4 or 16 bytes), links are names, numbers and
 from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import family_of
+from wgquick.net import MAIN_TABLE, TABLES, family_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wgquick.device import Device
     from wgquick.net import Prefix, PublicKey
 
-MAIN_TABLE, LOCAL_TABLE = 254, 255
+LOCAL_TABLE = TABLES["local"]
 UNIVERSE, LINK, HOST = 0, 253, 254
 """Scopes (RT_SCOPE_*): of routes and of IPv4 addresses."""
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58

@@ -13,7 +13,7 @@ from time import clock_gettime, monotonic
 
 from wgquick.config.keys import HOOKS
 from wgquick.config.reading import STANDARD_INPUT_PATH
-from wgquick.errors import SignalError
+from wgquick.errors import ENDING_SIGNALS, SignalError
 from wgquick.lean import TYPE_CHECKING, NamedTuple, Protocol, signal, suppress
 from wgquick.transcript import note
 
@@ -140,7 +140,7 @@ def begin(found: Location, document: Document, *, on_host: bool = True) -> Advic
         return Running(process, pipe, ended)
     try:
         os.close(ended)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        for number in ENDING_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the transcript has only the lines of up
         os.nice(10)

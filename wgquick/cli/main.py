@@ -7,7 +7,7 @@ whole `wg-quick up`. Everything else (help, usage errors) goes to typer. Both ca
 from __future__ import annotations
 
 from wgquick.cli import streams
-from wgquick.errors import ConfigError, WgqError, reason_of
+from wgquick.errors import ConfigError, WgqError, reason_of, status_of_signal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, signal
 from wgquick.options import OPTIONS, VERBS
 
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         streams.say(f"wgq: {error}")
         return error.status
     except KeyboardInterrupt:  # nothing to undo yet
-        return 128 + signal.SIGINT
+        return status_of_signal(signal.SIGINT)
     except BrokenPipeError:
         streams.discard_output()
         return 1

@@ -85,5 +85,5 @@ def _serve(address: str, port: int, registry: CollectorRegistry) -> None:
             while True:
                 signal.pause()
     except SignalError as error:
-        if error.status != 128 + signal.SIGTERM:  # service managers stop services with TERM
+        if error.number != signal.SIGTERM:  # service managers stop services with TERM
             raise

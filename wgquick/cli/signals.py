@@ -5,15 +5,13 @@ QUIT is what Ctrl-\\ sends: bash ignores it, and wg-quick cleans up after the co
 
 from __future__ import annotations
 
-from wgquick.errors import SignalError
+from wgquick.errors import ENDING_SIGNALS, SignalError
 from wgquick.lean import TYPE_CHECKING, contextmanager, signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
     from typing import NoReturn
-
-_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @contextmanager
@@ -23,7 +21,7 @@ def raised() -> Iterator[None]:
     A second QUIT is not ignored: it ends even a hanging undo. After a successful block all signals are ignored, so
     that the exit status reports the success.
     """
-    before = {number: signal.signal(number, _raise) for number in _CAUGHT if _is_handled(number)}
+    before = {number: signal.signal(number, _raise) for number in ENDING_SIGNALS if _is_handled(number)}
     # wgq waits for hooks and daemons. If our caller ignores SIGCHLD, the kernel would reap them.
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
@@ -40,7 +38,7 @@ def _is_handled(number: signal.Signals) -> bool:
 
 
 def _raise(number: int, _frame: FrameType | None) -> NoReturn:
-    for other in filter(_is_handled, _CAUGHT):
+    for other in filter(_is_handled, ENDING_SIGNALS):
         signal.signal(other, signal.SIG_DFL if other == signal.SIGQUIT else signal.SIG_IGN)
     from signal import Signals
 

@@ -98,7 +98,7 @@ def _watch(targets: list[str], text: Callable[[Status], str]) -> int:
                 write(text(observer.read(targets, missing=True)) + ("\n" if text is _text else ""))
                 time.sleep(_PAUSE)
     except SignalError as error:
-        if error.status == 128 + signal.SIGINT:  # Ctrl-C is the normal way to end
+        if error.number == signal.SIGINT:  # Ctrl-C is the normal way to end
             return error.status
         raise
 

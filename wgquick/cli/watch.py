@@ -14,7 +14,7 @@ from wgquick.cli import privilege
 from wgquick.cli.streams import say
 from wgquick.cli.verbs import write
 from wgquick.config.location import valid_name
-from wgquick.errors import SignalError
+from wgquick.errors import ENDING_SIGNALS, SignalError
 from wgquick.transcript import note
 from wgquick.upkeep.events import Event, json_line, text_line
 
@@ -67,7 +67,7 @@ class _Run:
             self._signal = number
             printing.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        for number in map(signal.Signals, ENDING_SIGNALS):
             if signal.getsignal(number) != signal.SIG_IGN:
                 asyncio.get_running_loop().add_signal_handler(number, end, number)
 

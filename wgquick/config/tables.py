@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from wgquick.config.grammar import UINT_MAX, GrammarError, shown, strtoul, unquoted
 from wgquick.lean import TYPE_CHECKING
+from wgquick.net import MAIN_TABLE, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_RESERVED = {"default": 253, "main": 254, "local": 255}
 
 
 def table_number(word: str, rt_tables: Mapping[str, int]) -> int:
@@ -16,11 +15,11 @@ def table_number(word: str, rt_tables: Mapping[str, int]) -> int:
 
     Table 0 means the main table, as for the kernel. GrammarError if the word is neither a name nor a number.
     """
-    number = rt_tables.get(word, _RESERVED.get(word))
+    number = rt_tables.get(word, TABLES.get(word))
     if number is None:
         number = strtoul(word)
     if number is None or number > UINT_MAX:
         what = f"Table {shown(word)} is not a routing table"
         remedy = "write off, auto, a number, or a name from /etc/iproute2/rt_tables"
         raise GrammarError("table", what, unquoted(word) or remedy)
-    return number or _RESERVED["main"]
+    return number or MAIN_TABLE

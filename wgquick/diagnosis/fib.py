@@ -11,8 +11,8 @@ from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENODEV
 from wgquick.diagnosis.nets import LINK_LOCAL, contains, head, host
 from wgquick.diagnosis.source_address import source_of, vrf_of
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import Prefix, address_text
-from wgquick.routing import HOST, LINK, LOCAL_TABLE, LOOPBACK, MAIN_TABLE, NextHop, PolicyRule, TableRoute
+from wgquick.net import INITIAL_RULES, MAIN_TABLE, Prefix, address_text
+from wgquick.routing import HOST, LINK, LOCAL_TABLE, LOOPBACK, NextHop, PolicyRule, TableRoute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -288,7 +288,7 @@ def _suppressed(snapshot: Snapshot, rule: PolicyRule, found: Found) -> str:
 def is_untouched(rules: Sequence[PolicyRule]) -> bool:
     """Whether the rules are those of a new network namespace."""
     return [(rule, rule.table) for rule in rules] == [
-        (PolicyRule(priority, table=table), table) for priority, table in ((0, 255), (32766, 254), (32767, 253))
+        (PolicyRule(priority, table=table), table) for priority, table in INITIAL_RULES
     ]
 
 

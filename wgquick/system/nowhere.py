@@ -10,7 +10,7 @@ from errno import ENODEV
 from typing import TYPE_CHECKING, cast
 
 from wgquick.errors import OperationError
-from wgquick.net import MAIN_TABLE, Rule, SocketAddress
+from wgquick.net import INITIAL_RULES, Rule, SocketAddress
 from wgquick.system import firewall, rt_tables
 from wgquick.system.dns import Dns
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from wgquick.device import Device
     from wgquick.net import Endpoint, Link, Path, Prefix
 
-_DEFAULT_TABLE, _LOCAL_TABLE = 253, 255
 _UNKNOWN = SocketAddress("192.0.2.1", 51820)
 """The address of every endpoint; no plan shows it."""
 
@@ -56,8 +55,7 @@ class _Rtnl:
 
     def rules(self, family: int) -> list[Rule]:
         """The kernel's initial rules."""
-        tables = ((0, _LOCAL_TABLE), (32766, MAIN_TABLE), (32767, _DEFAULT_TABLE))
-        return [Rule(family, table, priority, other=True) for priority, table in tables]
+        return [Rule(family, table, priority, other=True) for priority, table in INITIAL_RULES]
 
 
 class _WireGuard:

@@ -10,7 +10,7 @@ import time
 from errno import ETIMEDOUT
 
 from wgquick import patience
-from wgquick.errors import OperationError
+from wgquick.errors import ENDING_SIGNALS, OperationError, status_of_signal
 from wgquick.lean import TYPE_CHECKING, signal, suppress
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PATIENCE = 10.0  # seconds between TERM and KILL
 _PAUSE = 0.01
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # the signals that the command line handles
 _PYTHONS_OWN = (
     signal.SIGPIPE,
     signal.SIGXFSZ,
@@ -52,7 +51,9 @@ def run(argv: Sequence[str], environment: Mapping[str, str], descriptors: Mappin
     """
     if patience.is_over():
         raise _late(argv[0])
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # no exception before the child's ID is known
+    blocked = signal.pthread_sigmask(
+        signal.SIG_BLOCK, ENDING_SIGNALS
+    )  # no exception before the child's ID is known
     try:
         child = os.posix_spawn(
             argv[0],
@@ -122,7 +123,7 @@ def _late(path: str) -> OperationError:
 
 def _status(wait_status: int) -> int:
     code = os.waitstatus_to_exitcode(wait_status)
-    return code if code >= 0 else 128 - code
+    return code if code >= 0 else status_of_signal(-code)
 
 
 def _end(child: int) -> None:

@@ -15,8 +15,8 @@ from pyroute2.netlink.rtnl import RTM_GETROUTE, RTM_NEWROUTE, RTM_NEWRULE
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg_base
 
-from wgquick.net import Prefix, address_text, pack_address
-from wgquick.routing import MAIN_TABLE, Answer, NextHop, PolicyRule, Ports, TableRoute
+from wgquick.net import MAIN_TABLE, Prefix, address_text, pack_address
+from wgquick.routing import Answer, NextHop, PolicyRule, Ports, TableRoute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ _KINDS = {
 }
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _NONE = 0xFFFFFFFF  # no suppression
-_INVERT, _FIND_SOURCE = 0x2, 0x10000  # FIB_RULE_*
+_INVERT = 0x2  # FIB_RULE_INVERT
 _DEAD, _ONLINK, _NO_CARRIER = 1, 4, 16  # RTNH_F_*
 _CLONED = 0x200  # RTM_F_CLONED: an entry of a cache
 _LOOKUP_TABLE = 0x1000  # RTM_F_LOOKUP_TABLE: report the route's table, not always main

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from wgquick.lean import TYPE_CHECKING, Pattern
+from wgquick.net import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,12 +18,11 @@ _PLACES = (
 # As in the sscanf(3) formats of rtnl_hash_initialize (iproute2): the blank between the two is optional.
 _ENTRY = Pattern(r"\s*(?:0x([0-9a-fA-F]++)|([+-]?[0-9]++))\s*([^\s]+)")
 _INT_MAX = 2**31 - 1
-_BUILT_IN = {"default": 253, "main": 254, "local": 255}
 
 
 def table_names() -> dict[str, int]:
     """The number of each table by name, including the kernel's own three if no file has them."""
-    names = dict(_BUILT_IN)
+    names = dict(TABLES)
     for path in _files():
         names.update(_read(path))
     return names

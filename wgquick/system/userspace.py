@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from wgquick.errors import OperationError
+from wgquick.errors import ENDING_SIGNALS, OperationError
 from wgquick.lean import TYPE_CHECKING, NamedTuple, signal, suppress
 from wgquick.options import LOG_LEVEL, PROGRAM, SOCKETS
 from wgquick.system import programs
@@ -26,7 +26,7 @@ BUNDLED = "wgq-userspace"
 USUAL = "wireguard-go"
 _MODULE = "/sys/module/wireguard"
 _TUN = "/dev/net/tun"
-_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *programs.ENDING)  # the daemon must not ignore them
+_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *ENDING_SIGNALS)  # the daemon must not ignore them
 _PATIENCE = 10.0
 _END_PATIENCE = 2.0
 _PAUSE = 0.001
@@ -150,7 +150,7 @@ class _Start(NamedTuple):
 
     def run(self, environ: Mapping[str, str]) -> None:
         """Start the program; after an exception, as from a signal handler, end all started processes."""
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, programs.ENDING)  # until the child's ID is known
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # until the child's ID is known
         child = 0
         try:
             child = self._spawn(environ)

@@ -18,7 +18,8 @@ _FILE = "resolv.conf"
 RESOLV_CONF = f"/etc/{_FILE}"
 NAMESPACES = "/etc/netns"
 """The directory with a folder of files for each named network namespace (ip-netns(8))."""
-_MARK = b"# wgq: "
+COMMENT = b"# wgq: "
+"""The start of wgq's comments in resolv.conf."""
 Current = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -128,13 +129,15 @@ class Dns:
             case "file":
                 return self._file()
             case _:
-                raise OperationError(f"`{mode}' is not a DNS mode", remedy="Use resolvconf, resolved or file.")
+                raise OperationError(
+                    f"`{mode}' is not a DNS mode", remedy="Update wgq: a later version may have set it."
+                )
 
 
 def _is_ours(path: str) -> bool:
     """Whether the file has wgq's comments; if not, `wgq up` imports nothing more."""
     try:
         with open(path, "rb") as file:
-            return _MARK in file.read()
+            return COMMENT in file.read()
     except OSError:
         return False

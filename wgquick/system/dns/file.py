@@ -13,7 +13,7 @@ import stat
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 from wgquick.net import pack_address
-from wgquick.system.dns import RESOLV_CONF, links, resolv_conf
+from wgquick.system.dns import COMMENT, RESOLV_CONF, links, resolv_conf
 from wgquick.system.dns.resolv_conf import Record, Tunnel
 from wgquick.system.runtime import locked
 from wgquick.transcript import command, note
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _MODE = 0o644
 # The end of the new content while the file is written in place; the rest of the old content follows.
-_CUT = b"\n# wgq: end\n"
+_CUT = b"\n" + COMMENT + b"end\n"
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 _NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EROFS, errno.EACCES, errno.EPERM})
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from binascii import Error, a2b_base64, b2a_base64
 
 from wgquick.lean import NamedTuple
+from wgquick.system.dns import COMMENT
 
-_MARK = b"# wgq: "
-_HEAD = _MARK + b"DNS of the tunnels below; when the last of them goes down, the earlier file comes back"
+_HEAD = COMMENT + b"DNS of the tunnels below; when the last of them goes down, the earlier file comes back"
 _WIDTH = 54  # bytes of the original file in one line of base64
 _KEPT = (b"options", b"sortlist")  # lines of the original file that stay: they set how to query, not which server
 _NONE = "-"
@@ -52,13 +52,13 @@ def kept_lines(content: bytes) -> tuple[bytes, ...]:
 def parse(content: bytes) -> Record | None:
     """The record in a file from `text`, perhaps edited since; None if the file has none."""
     lines = content.removesuffix(b"\n").split(b"\n")
-    comments = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
+    comments = [line.removeprefix(COMMENT) for line in lines if line.startswith(COMMENT)]
     fields = [(word, rest) for word, _, rest in (comment.partition(b" ") for comment in comments)]
     try:
         record = _record(fields)
     except (Error, ValueError):
         return None
-    return record._replace(added=_without([line for line in lines if not line.startswith(_MARK)], _body(record)))
+    return record._replace(added=_without([line for line in lines if not line.startswith(COMMENT)], _body(record)))
 
 
 def _record(fields: list[tuple[bytes, bytes]]) -> Record:
@@ -86,7 +86,7 @@ def text(record: Record) -> bytes:
         *(b"keeps " + line for line in record.kept),
         *(b"has " + " ".join(_words(tunnel)).encode(errors=_BYTES) for tunnel in record.tunnels),
     ]
-    return _joined([_HEAD, *(_MARK + comment for comment in comments), *_body(record), *record.added])
+    return _joined([_HEAD, *(COMMENT + comment for comment in comments), *_body(record), *record.added])
 
 
 def _words(tunnel: Tunnel) -> tuple[str, ...]:

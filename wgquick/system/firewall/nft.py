@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 _NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _GETGEN = 0, 1, 2, 3, 6, 16
 _PREROUTING, _POSTROUTING = 0, 4
 _RAW, _MANGLE = -300, -150
-_REGISTER = 1  # NFT_REG_1, the only one that these rules need
-_EQUAL, _UNEQUAL = 0, 1
-_META_MARK, _META_IIFNAME, _META_L4PROTO = 3, 6, 16
+REGISTER = 1  # NFT_REG_1, the only one that these rules need
+EQUAL, _UNEQUAL = 0, 1
+_META_MARK, _META_IIFNAME, META_L4PROTO = 3, 6, 16
 _CT_MARK = 3
 _FIB_SADDR, _FIB_DADDR = 1, 2
 _FIB_ADDRTYPE = 3
@@ -41,10 +41,10 @@ _LOCAL = 2  # RTN_LOCAL
 _UDP = b"\x11"
 _ICMPV6 = b"\x3a"
 _IFNAMSIZ = 16
-_NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2  # NFT_PAYLOAD_*
+NETWORK_HEADER, TRANSPORT_HEADER = 1, 2  # NFT_PAYLOAD_*
 _DESTINATION_PORT = 2  # its offset in the UDP header
-_DESTINATION_OFFSET = {4: 16, 6: 24}  # of the destination address in the IP header
-_PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
+DESTINATION_OFFSET = {4: 16, 6: 24}  # of the destination address in the IP header
+PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
 # The errors of a kernel without nf_tables.
 ABSENT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
 
@@ -73,7 +73,7 @@ def add(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: i
 
 def replace(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:
     """Like `add`, but replaces the family's table in the same transaction, so that every packet meets one."""
-    protocol = _PROTOCOLS[family]
+    protocol = PROTOCOLS[family]
     doomed = [_table(_DELTABLE, name, protocol)] if protocol in _tables(name) else []
     requests = table_requests(name, family, addresses, fwmark, port)
     _commit([*doomed, *requests], f"cannot replace the nftables rules of {name}")
@@ -81,7 +81,7 @@ def replace(name: str, family: int, addresses: Sequence[bytes], fwmark: int, por
 
 def table_requests(name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int) -> list[bytes]:
     """The requests that add the table."""
-    requests = [_table(_NEWTABLE, name, _PROTOCOLS[family]), *_chains(name, family)]
+    requests = [_table(_NEWTABLE, name, PROTOCOLS[family]), *_chains(name, family)]
     requests += [_drop(name, family, address) for address in addresses]
     requests += [_save_mark(name, family, fwmark), _restore_mark(name, family)]
     if port:
@@ -92,7 +92,7 @@ def table_requests(name: str, family: int, addresses: Sequence[bytes], fwmark: i
 
 def remove(name: str, family: int = 0) -> None:
     """Delete the table of one family, or with 0 of all, as wg-quick does; does nothing if there is none."""
-    doomed = [found for found in _tables(name) if not family or found == _PROTOCOLS[family]]
+    doomed = [found for found in _tables(name) if not family or found == PROTOCOLS[family]]
     if doomed:
         requests = [_table(_DELTABLE, name, protocol) for protocol in doomed]
         _commit(requests, f"cannot remove the nftables rules of {name}")
@@ -165,12 +165,12 @@ def _chain(name: str, family: int, chain: str, hook: int, priority: int) -> byte
     """`chain CHAIN { type filter hook HOOK priority PRIORITY; }`."""
     place = nested(4, number(1, hook), attribute(2, pack(">i", priority)))
     attributes = attribute_text(1, _title(name)) + attribute_text(3, chain) + attribute_text(7, "filter") + place
-    return message(_NEWCHAIN, _PROTOCOLS[family], attributes, NLM_F_CREATE)
+    return message(_NEWCHAIN, PROTOCOLS[family], attributes, NLM_F_CREATE)
 
 
 def _rule(name: str, family: int, chain: str, *expressions: bytes) -> bytes:
     attributes = attribute_text(1, _title(name)) + attribute_text(2, chain) + nested(4, *expressions)
-    return message(_NEWRULE, _PROTOCOLS[family], attributes, NLM_F_CREATE | NLM_F_APPEND)
+    return message(_NEWRULE, PROTOCOLS[family], attributes, NLM_F_CREATE | NLM_F_APPEND)
 
 
 def _drop(name: str, family: int, address: bytes) -> bytes:
@@ -179,12 +179,12 @@ def _drop(name: str, family: int, address: bytes) -> bytes:
         name,
         family,
         "preraw",
-        _load_meta(_META_IIFNAME),
-        _compare(_UNEQUAL, name.encode().ljust(_IFNAMSIZ, b"\0")),
-        _load_payload(_DESTINATION_OFFSET[family], len(address)),
-        _compare(_EQUAL, address),
+        load_meta(_META_IIFNAME),
+        compare(_UNEQUAL, name.encode().ljust(_IFNAMSIZ, b"\0")),
+        load_payload(DESTINATION_OFFSET[family], len(address)),
+        compare(EQUAL, address),
         *_address_type(_FIB_SADDR, _UNEQUAL),
-        _expression("immediate", number(1, 0), nested(2, nested(2, number(1, 0)))),  # verdict NF_DROP
+        expression("immediate", number(1, 0), nested(2, nested(2, number(1, 0)))),  # verdict NF_DROP
     )
 
 
@@ -194,13 +194,13 @@ def _mark_arrivals(name: str, family: int, fwmark: int, port: int, chain: str) -
         name,
         family,
         chain,
-        _load_meta(_META_IIFNAME),
-        _compare(_UNEQUAL, name.encode().ljust(_IFNAMSIZ, b"\0")),
+        load_meta(_META_IIFNAME),
+        compare(_UNEQUAL, name.encode().ljust(_IFNAMSIZ, b"\0")),
         *_is_protocol(_UDP),
-        _load_payload(_DESTINATION_PORT, 2, _TRANSPORT_HEADER),
-        _compare(_EQUAL, pack(">H", port)),
-        *_address_type(_FIB_DADDR, _EQUAL),
-        _expression("immediate", number(1, _REGISTER), nested(2, attribute(1, pack("=I", fwmark)))),
+        load_payload(_DESTINATION_PORT, 2, TRANSPORT_HEADER),
+        compare(EQUAL, pack(">H", port)),
+        *_address_type(_FIB_DADDR, EQUAL),
+        expression("immediate", number(1, REGISTER), nested(2, attribute(1, pack("=I", fwmark)))),
         _set_meta_mark(),
     )
 
@@ -213,7 +213,7 @@ def _mark_errors(name: str, family: int, fwmark: int) -> bytes:
         "premangle",
         *_is_protocol(_ICMPV6),
         _load_connection_mark(),
-        _compare(_EQUAL, pack("=I", fwmark)),
+        compare(EQUAL, pack("=I", fwmark)),
         _load_connection_mark(),
         _set_meta_mark(),
     )
@@ -226,10 +226,10 @@ def _save_mark(name: str, family: int, fwmark: int) -> bytes:
         family,
         "postmangle",
         *_is_protocol(_UDP),
-        _load_meta(_META_MARK),
-        _compare(_EQUAL, pack("=I", fwmark)),
-        _load_meta(_META_MARK),
-        _expression("ct", number(2, _CT_MARK), number(4, _REGISTER)),
+        load_meta(_META_MARK),
+        compare(EQUAL, pack("=I", fwmark)),
+        load_meta(_META_MARK),
+        expression("ct", number(2, _CT_MARK), number(4, REGISTER)),
     )
 
 
@@ -246,36 +246,38 @@ def _restore_mark(name: str, family: int) -> bytes:
 
 
 def _is_protocol(protocol: bytes) -> tuple[bytes, bytes]:
-    return _load_meta(_META_L4PROTO), _compare(_EQUAL, protocol)
+    return load_meta(META_L4PROTO), compare(EQUAL, protocol)
 
 
 def _address_type(which: int, operation: int) -> tuple[bytes, bytes]:
     """Match the type of the source or destination address: RTN_LOCAL or not."""
-    looked_up = _expression("fib", number(3, which), number(2, _FIB_ADDRTYPE), number(1, _REGISTER))
-    return looked_up, _compare(operation, pack("=I", _LOCAL))
+    looked_up = expression("fib", number(3, which), number(2, _FIB_ADDRTYPE), number(1, REGISTER))
+    return looked_up, compare(operation, pack("=I", _LOCAL))
 
 
 def _load_connection_mark() -> bytes:
-    return _expression("ct", number(2, _CT_MARK), number(1, _REGISTER))
+    return expression("ct", number(2, _CT_MARK), number(1, REGISTER))
 
 
 def _set_meta_mark() -> bytes:
-    return _expression("meta", number(2, _META_MARK), number(3, _REGISTER))
+    return expression("meta", number(2, _META_MARK), number(3, REGISTER))
 
 
-def _expression(kind: str, *attributes: bytes) -> bytes:
+def expression(kind: str, *attributes: bytes) -> bytes:
     """One element of NFTA_RULE_EXPRESSIONS."""
     return nested(1, attribute_text(1, kind), nested(2, *attributes))
 
 
-def _load_meta(key: int) -> bytes:
-    return _expression("meta", number(2, key), number(1, _REGISTER))
+def load_meta(key: int) -> bytes:
+    """A property of the packet (NFT_META_*)."""
+    return expression("meta", number(2, key), number(1, REGISTER))
 
 
-def _load_payload(offset: int, length: int, base: int = _NETWORK_HEADER) -> bytes:
+def load_payload(offset: int, length: int, base: int = NETWORK_HEADER) -> bytes:
     """`length` bytes of a header."""
-    return _expression("payload", number(1, _REGISTER), number(2, base), number(3, offset), number(4, length))
+    return expression("payload", number(1, REGISTER), number(2, base), number(3, offset), number(4, length))
 
 
-def _compare(operation: int, value: bytes) -> bytes:
-    return _expression("cmp", number(1, _REGISTER), number(2, operation), nested(3, attribute(1, value)))
+def compare(operation: int, value: bytes) -> bytes:
+    """The end of the rule unless the loaded value is EQUAL to this one, or _UNEQUAL."""
+    return expression("cmp", number(1, REGISTER), number(2, operation), nested(3, attribute(1, value)))

@@ -20,8 +20,6 @@ from wgquick.net import family_of
 from wgquick.routing import Dropped
 from wgquick.system.firewall import nft
 from wgquick.system.firewall.nfnetlink import (
-    NFPROTO_IPV4,
-    NFPROTO_IPV6,
     NLM_F_APPEND,
     Nfnetlink,
     attributes_of,
@@ -29,6 +27,18 @@ from wgquick.system.firewall.nfnetlink import (
     nested,
     number,
     protocol_of,
+)
+from wgquick.system.firewall.nft import (
+    DESTINATION_OFFSET,
+    EQUAL,
+    META_L4PROTO,
+    PROTOCOLS,
+    REGISTER,
+    TRANSPORT_HEADER,
+    compare,
+    expression,
+    load_meta,
+    load_payload,
 )
 from wgquick.system.netlink.codec import NLM_F_CREATE, attribute, attribute_text, attributes, messages, text
 from wgquick.system.programs import find
@@ -48,12 +58,8 @@ _PREROUTING, _OUTPUT = 0, 3
 _FIRST = -350  # after defragmentation, before the table raw
 _NETDEV, _INGRESS = 5, 0  # NFPROTO_NETDEV, NF_NETDEV_INGRESS
 _BEFORE_ALL = -(1 << 31)
-_REGISTER = 1
-_L4PROTO, _NFTRACE = 16, 12  # NFT_META_*
-_NETWORK, _TRANSPORT = 1, 2  # headers
-_SOURCE = {4: 12, 6: 8}  # offsets of the addresses
-_DESTINATION = {4: 16, 6: 24}
-_PROTOCOLS = {4: NFPROTO_IPV4, 6: NFPROTO_IPV6}
+_NFTRACE = 12  # NFT_META_NFTRACE
+_SOURCE = {4: 12, 6: 8}  # offsets of the source address in the IP header
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
 _AT_MOST = 10  # reported packets a second for each rule, so that a busy tunnel does not slow down
 _MOMENT = 0.1
@@ -126,7 +132,7 @@ class Tracer:
                 self._owned = False
         except OperationError as refusal:
             raise OperationError(refusal.what, errno=refusal.errno, remedy=_remedy(refusal.errno)) from None
-        self._protocols = [_PROTOCOLS[family] for family in self._families()]
+        self._protocols = [PROTOCOLS[family] for family in self._families()]
         with suppress(OperationError):  # kernels without CONFIG_NETFILTER_INGRESS have no rules there either
             self._control.transaction(self._at_ingress(_OWNED if self._owned else 0), what)
             self._protocols.append(_NETDEV)
@@ -147,7 +153,7 @@ class Tracer:
     def _requests(self, flags: int) -> list[bytes]:
         made = []
         for family in self._families():
-            protocol, name = _PROTOCOLS[family], attribute_text(1, self._name)
+            protocol, name = PROTOCOLS[family], attribute_text(1, self._name)
             made.append(message(_NEWTABLE, protocol, name + number(2, flags), NLM_F_CREATE))
             for chain, hook in (("output", _OUTPUT), ("prerouting", _PREROUTING)):
                 place = nested(4, number(1, hook), attribute(2, pack(">i", _FIRST)))
@@ -214,7 +220,7 @@ class Tracer:
             if not header or header[0] >> 4 != family:
                 continue
             size = len(flow.address)
-            if header[_DESTINATION[family] :][:size] == flow.address and _has_port(flow, transport[2:4]):
+            if header[DESTINATION_OFFSET[family] :][:size] == flow.address and _has_port(flow, transport[2:4]):
                 return flow, False
             if header[_SOURCE[family] :][:size] == flow.address and _has_port(flow, transport[:2]):
                 return flow, True
@@ -255,35 +261,26 @@ def _rule(table: str, flow: Flow, *, is_reply: bool, chain: str, protocol: int =
     """`ip daddr ADDRESS [meta l4proto P th dport PORT] limit rate 10/second meta nftrace set 1`; or saddr."""
     family = family_of(flow.address)
     expressions = [
-        _load(_NETWORK, (_SOURCE if is_reply else _DESTINATION)[family], len(flow.address)),
-        _equals(flow.address),
+        load_payload((_SOURCE if is_reply else DESTINATION_OFFSET)[family], len(flow.address)),
+        compare(EQUAL, flow.address),
     ]
     if flow.protocol and flow.port:
         expressions += [
-            _expression("meta", number(2, _L4PROTO), number(1, _REGISTER)),
-            _equals(bytes([flow.protocol])),
+            load_meta(META_L4PROTO),
+            compare(EQUAL, bytes([flow.protocol])),
         ]
-        expressions += [_load(_TRANSPORT, 0 if is_reply else 2, 2), _equals(pack(">H", flow.port))]
+        expressions += [
+            load_payload(0 if is_reply else 2, 2, TRANSPORT_HEADER),
+            compare(EQUAL, pack(">H", flow.port)),
+        ]
     limit = attribute(1, pack(">Q", _AT_MOST)) + attribute(2, pack(">Q", 1)) + number(3, _AT_MOST)
     expressions += [
-        _expression("limit", limit),
-        _expression("immediate", number(1, _REGISTER), nested(2, attribute(1, b"\x01"))),
-        _expression("meta", number(2, _NFTRACE), number(3, _REGISTER)),
+        expression("limit", limit),
+        expression("immediate", number(1, REGISTER), nested(2, attribute(1, b"\x01"))),
+        expression("meta", number(2, _NFTRACE), number(3, REGISTER)),
     ]
     body = attribute_text(1, table) + attribute_text(2, chain) + nested(4, *expressions)
-    return message(_NEWRULE, protocol or _PROTOCOLS[family], body, NLM_F_CREATE | NLM_F_APPEND)
-
-
-def _expression(kind: str, *parts: bytes) -> bytes:
-    return nested(1, attribute_text(1, kind), nested(2, *parts))
-
-
-def _load(base: int, offset: int, length: int) -> bytes:
-    return _expression("payload", number(1, _REGISTER), number(2, base), number(3, offset), number(4, length))
-
-
-def _equals(value: bytes) -> bytes:
-    return _expression("cmp", number(1, _REGISTER), number(2, 0), nested(3, attribute(1, value)))
+    return message(_NEWRULE, protocol or PROTOCOLS[family], body, NLM_F_CREATE | NLM_F_APPEND)
 
 
 def _worded(seen: Seen) -> Dropped:
@@ -305,8 +302,8 @@ def rule_text(family: str, table: str, chain: str, handle: int) -> str:
         command, capture_output=True, text=True, check=False, timeout=10, stdin=subprocess.DEVNULL
     )
     for line in done.stdout.splitlines():
-        body, mark, place = line.strip().rpartition(" # handle ")
-        if handle and mark and place == str(handle) and not body.startswith(("chain ", "table ")):
+        body, separator, place = line.strip().rpartition(" # handle ")
+        if handle and separator and place == str(handle) and not body.startswith(("chain ", "table ")):
             return body
         if not handle and line.strip().startswith("type "):
             return line.strip()

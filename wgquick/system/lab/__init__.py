@@ -19,7 +19,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from wgquick.errors import WgqError, reason_of
+from wgquick.errors import ENDING_SIGNALS, WgqError, reason_of
 from wgquick.lean import contextmanager, suppress
 from wgquick.rehearsal import Entry, Reach, State
 from wgquick.system import calls
@@ -230,7 +230,7 @@ def _hold(layout: Layout, program: int, everything: Sequence[_Pair]) -> None:
     if os.getppid() != program:
         return
     os.setsid()  # Ctrl-C must reach only the program
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+    for number in (*ENDING_SIGNALS, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     for pair in everything:
         pair.ours.close()
