@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from wgquick.executor.down import FileForDown
     from wgquick.executor.ensuring import Ensured
     from wgquick.executor.places import Place
-    from wgquick.executor.planning import Ground
+    from wgquick.executor.planning import PlanInputs
     from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.executor.trial import Seen
     from wgquick.executor.trying import OnTrial, TrialRequest
@@ -352,27 +352,27 @@ def plan(
     settings = settings and changed(settings)
     host = cast("Host", Nowhere()) if offline else _host(say)
     where = None if offline else _place(found, host)
-    ground = planning.Ground(host, _checked(options), places or Places(""), public_key_of, offline)
+    inputs = planning.PlanInputs(host, _checked(options), places or Places(""), public_key_of, offline)
     if where is not None or (settings is not None and settings.extras.netns and not offline):
         from wgquick.executor import planning_elsewhere
 
         return planning_elsewhere.plan(
-            verb, found, settings, ground, reload_options or ReloadOptions(), where, Nowhere
+            verb, found, settings, inputs, reload_options or ReloadOptions(), where, Nowhere
         )
     if verb == "down":
-        made = planning.plan_down(found, settings, ground)
+        made = planning.plan_down(found, settings, inputs)
     elif settings is None:
         raise WgqError("there is no configuration", where=found)
     elif verb == "up":
-        made = planning.plan_up(settings, ground, reload_options or ReloadOptions())
+        made = planning.plan_up(settings, inputs, reload_options or ReloadOptions())
     elif verb == "reload":
-        made = planning.plan_reload(settings, ground, reload_options or ReloadOptions())
+        made = planning.plan_reload(settings, inputs, reload_options or ReloadOptions())
     else:
-        made = planning.diff(settings, ground, reload_options or ReloadOptions())
+        made = planning.diff(settings, inputs, reload_options or ReloadOptions())
     if offline or not made.changes or verb == "diff":
         return made
     if ssh_connection or (verb != "down" and settings is not None and _may_loop(found, settings, host)):
-        made = made._replace(notes=(*made.notes, *_traced(verb, found, settings, ground, ssh_connection)))
+        made = made._replace(notes=(*made.notes, *_traced(verb, found, settings, inputs, ssh_connection)))
     return made
 
 
@@ -413,7 +413,7 @@ def _may_loop(name: str, settings: Settings, host: Host) -> bool:
     return may_loop(name, settings, host.wireguard.interfaces)
 
 
-def _traced(verb: str, name: str, settings: Settings | None, ground: Ground, connection: str) -> Iterator[Line]:
+def _traced(verb: str, name: str, settings: Settings | None, inputs: PlanInputs, connection: str) -> Iterator[Line]:
     """Notes on the planned state: if the SSH session is cut off, or if an endpoint is routed into the tunnel."""
     from wgquick.diagnosis import cut_off
     from wgquick.diagnosis.keys import public_key_of
@@ -426,8 +426,8 @@ def _traced(verb: str, name: str, settings: Settings | None, ground: Ground, con
     seen = snapshot(public_key_of)
     after = cut_off.without(seen, name)
     if verb != "down" and settings is not None:
-        now = executor_snapshot.current(name, ground.host, ground.options)
-        facts = executor_snapshot.facts(settings, now, ground.host, ground.options)
+        now = executor_snapshot.current(name, inputs.host, inputs.options)
+        facts = executor_snapshot.facts(settings, now, inputs.host, inputs.options)
         wanted = desired(settings, facts)
         after = cut_off.planned(after, wanted)
         mark = facts.device_fwmark if wanted.fwmark is None else wanted.fwmark

@@ -62,7 +62,7 @@ UPLINK = Link(2, "eth0", 1500, up=True, kind="veth")
 TUNNEL = Link(3, "wg0", 1420, up=False, kind="wireguard")
 
 
-class Ground(NamedTuple):
+class HostState(NamedTuple):
     """The host before the tunnel. `path_mtu` is None without a route; `mark` is src_valid_mark.
 
     `is_held`: another tunnel has set it.
@@ -79,8 +79,8 @@ class Ground(NamedTuple):
 class _Rtnl:
     """A host with an uplink, and with a new tunnel if it `has_tunnel`."""
 
-    def __init__(self, ground: Ground, *, has_tunnel: bool) -> None:
-        self._ground, self._has_tunnel = ground, has_tunnel
+    def __init__(self, state: HostState, *, has_tunnel: bool) -> None:
+        self._state, self._has_tunnel = state, has_tunnel
         self._empty = Nowhere().rtnl
 
     def links(self) -> list[Link]:
@@ -90,10 +90,10 @@ class _Rtnl:
         return next((link for link in self.links() if link.name == name), None)
 
     def takes_ipv6(self, name: str) -> bool:
-        return self._ground.has_ipv6
+        return self._state.has_ipv6
 
     def addresses(self, name: str) -> list[Prefix]:
-        return [Prefix.parse(each) for each in self._ground.lans] if name == UPLINK.name else []
+        return [Prefix.parse(each) for each in self._state.lans] if name == UPLINK.name else []
 
     def link_addresses(self, name: str) -> list[object]:
         return []
@@ -105,13 +105,13 @@ class _Rtnl:
         return getattr(self._empty, name)
 
     def path(self, address: str, mark: int = 0) -> Path | None:
-        return None if self._ground.path_mtu is None else Path(UPLINK.name, self._ground.path_mtu)
+        return None if self._state.path_mtu is None else Path(UPLINK.name, self._state.path_mtu)
 
     def default_path(self) -> Path | None:
         return self.path("")
 
     def rules(self, family: int) -> list[Rule]:
-        return self._empty.rules(family) if family == 4 or self._ground.has_ipv6 else []
+        return self._empty.rules(family) if family == 4 or self._state.has_ipv6 else []
 
 
 class _WireGuard:
@@ -126,14 +126,14 @@ class _WireGuard:
 
 
 class _Sysctl:
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
+    def __init__(self, state: HostState) -> None:
+        self._state = state
 
     def read(self, key: str) -> str | None:
-        return self._ground.mark if key.endswith("src_valid_mark") else "0"
+        return self._state.mark if key.endswith("src_valid_mark") else "0"
 
     def writable(self, key: str) -> bool:
-        return self._ground.mark_writable
+        return self._state.mark_writable
 
 
 class _Dns:
@@ -159,11 +159,11 @@ class _Dns:
 class Machine(Nowhere):
     """The host; with `journals` an empty file has been brought up on it."""
 
-    def __init__(self, ground: Ground, journals: str = "") -> None:
+    def __init__(self, state: HostState, journals: str = "") -> None:
         super().__init__()
-        self.rtnl = cast("ports.RtNetlink", _Rtnl(ground, has_tunnel=bool(journals)))
+        self.rtnl = cast("ports.RtNetlink", _Rtnl(state, has_tunnel=bool(journals)))
         self.wireguard = cast("ports.WireGuard", _WireGuard(has_tunnel=bool(journals)))
-        self.sysctl = cast("ports.Sysctl", _Sysctl(ground))
+        self.sysctl = cast("ports.Sysctl", _Sysctl(state))
         self.dns = cast("ports.Dns", _Dns())
         self.journal_directory = journals
 
@@ -216,21 +216,21 @@ def of_steps(steps: Iterable[Step], notes: Iterable[str] = ()) -> Changes:
 
 
 @contextmanager
-def directory(ground: Ground) -> Iterator[str]:
+def directory(state: HostState) -> Iterator[str]:
     """A directory with the journals of other tunnels."""
     with tempfile.TemporaryDirectory() as above:
         journal = Journal(f"{above}/journals", "wg9")
         journal.start("", ())
-        if ground.is_held:
+        if state.is_held:
             journal.record_undo(ReleaseSysctl(SRC_VALID_MARK, "0"))
         yield f"{above}/journals"
 
 
-def by_up(file: Settings, ground: Ground, options: Options) -> Changes:
+def by_up(file: Settings, state: HostState, options: Options) -> Changes:
     """The steps of up on a host without the interface. With a small MTU the link loses IPv6."""
     made: list[Execution] = []
-    with directory(ground) as journals:
-        run = Rehearsal(Prospect(cast("ports.Host", Machine(ground)), "wg0", journals, public_key_of))
+    with directory(state) as journals:
+        run = Rehearsal(Prospect(cast("ports.Host", Machine(state)), "wg0", journals, public_key_of))
 
         def execution(*words: Any, **named: Any) -> Execution:
             made.append(run.execution(*words, **named))
@@ -248,19 +248,19 @@ def by_up(file: Settings, ground: Ground, options: Options) -> Changes:
     return found._replace(others=kept)
 
 
-def by_difference(file: Settings, ground: Ground, options: Options) -> Changes:
+def by_difference(file: Settings, state: HostState, options: Options) -> Changes:
     """The difference from the state of an empty file."""
-    with directory(ground) as journals:
+    with directory(state) as journals:
         journal = Journal(journals, "wg0")
         journal.start("", ())
         journal.identify(TUNNEL.ifindex)
         journal.apply(applied.recorded(applied.Applied({}, extras=Extras())))
         journal.complete(True)
         said: list[str] = []
-        host = cast("ports.Host", Machine(ground, journals))
-        look = Reload(file, host, options, ReloadOptions(force=True), said.append).look()
-    assert look.difference.restart == ()
-    return of_steps([move.step for move in look.difference.moves], [*said, *look.notes])
+        host = cast("ports.Host", Machine(state, journals))
+        comparison = Reload(file, host, options, ReloadOptions(force=True), said.append).compare()
+    assert comparison.difference.restart == ()
+    return of_steps([move.step for move in comparison.difference.moves], [*said, *comparison.notes])
 
 
 def one_of(*lines: str) -> st.SearchStrategy[str]:
@@ -329,7 +329,7 @@ def files(draw: st.DrawFn) -> str:
 
 
 GROUNDS = st.builds(
-    Ground,
+    HostState,
     path_mtu=st.sampled_from((1500, 1400, 9000, None)),
     has_ipv6=st.booleans(),
     mark=st.sampled_from(("0", "1", None)),
@@ -361,18 +361,18 @@ AllowedIPs = 0.0.0.0/0, ::/0
 
 @settings(max_examples=200)
 @given(files(), GROUNDS, MEANS)
-@example(WHOLE, Ground(), Options())
-@example(WHOLE.replace("[Peer]", "Table = 1234\n[Peer]"), Ground(), Options())
-@example(WHOLE, Ground(has_ipv6=False), Options(firewall="iptables"))
-def test_up_is_the_difference_from_nothing(text: str, ground: Ground, options: Options) -> None:
+@example(WHOLE, HostState(), Options())
+@example(WHOLE.replace("[Peer]", "Table = 1234\n[Peer]"), HostState(), Options())
+@example(WHOLE, HostState(has_ipv6=False), Options(firewall="iptables"))
+def test_up_is_the_difference_from_nothing(text: str, state: HostState, options: Options) -> None:
     file = parse(Document.parse(text.encode()), "wg0")
     try:
-        wanted = by_up(file, ground, options)
+        wanted = by_up(file, state, options)
     except WgqError as error:
         event(f"refused: {error.what}")
         with pytest.raises(WgqError):
-            by_difference(file, ground, options)
+            by_difference(file, state, options)
         return
-    found = by_difference(file, ground, options)
+    found = by_difference(file, state, options)
     for field in Changes._fields:
         assert (field, getattr(found, field)) == (field, getattr(wanted, field))

@@ -15,7 +15,7 @@ from wgquick.device import Device, DeviceConfig
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.executor import planning
 from wgquick.executor.prospect import changed
-from wgquick.executor.reloading import Look
+from wgquick.executor.reloading import Comparison
 from wgquick.net import SocketAddress
 from wgquick.plan import reload, up
 from wgquick.plan.current import Current
@@ -91,13 +91,13 @@ def test_no_plan_of_a_reload_has_a_secret(before: str, after: str) -> None:
     assert isinstance(step, SetDevice)
     device = changed(Device("wg0"), step.config, public_key_of)
     change = reload.change(new, new.fwmark, device, given_by(old, lambda _: ""), facts.resolved)
-    look = Look(Current("wg0", device=device), Desired(new, {}), Difference(), (), change)
+    comparison = Comparison(Current("wg0", device=device), Desired(new, {}), Difference(), (), change)
     places = Places("wg0.conf", document)
     planned = [
         each
         for config in (change.first, change.last)
         if config != DeviceConfig()
-        for each in planning.of_device(ChangeDevice("wg0", config, ()), look, places)
+        for each in planning.of_device(ChangeDevice("wg0", config, ()), comparison, places)
     ]
     told = [*reload.lines("wg0", change.first), *reload.removal_lines("wg0", change)]
     assert [f"[#] {line}" for each in planned for line in each.text] == told

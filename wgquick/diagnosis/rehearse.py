@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 from wgquick.config.location import interface_name
-from wgquick.diagnosis import layout as ground
+from wgquick.diagnosis import layout as layouts
 from wgquick.diagnosis.reach import Causes, guess, probes
 from wgquick.errors import ConfigError, WgqError
 from wgquick.net import PublicKey
@@ -62,8 +62,8 @@ def rehearse(
 ) -> Report:
     """Test the files. `hosts` has addresses of hosts in the form of `--host`. ConfigError if a file has faults."""
     _refuse_faulty(sources)
-    ties, names = ground.Ties(sources), ground.names_of(sources)
-    layout = ground.lay_out(sources, ties, names, ground.placements(hosts, sources, names), hooks=hooks)
+    ties, names = layouts.Ties(sources), layouts.names_of(sources)
+    layout = layouts.lay_out(sources, ties, names, layouts.placements(hosts, sources, names), hooks=hooks)
     causes = Causes(ties, names)
     with build(layout) as lab:
         states = lab.up()
@@ -77,7 +77,7 @@ def rehearse(
         reached = _tried(lab, wanted, states)
         states = lab.looked_at(states)
         pairs = _pairs(lab, layout, causes, wanted, states, reached)
-        remarks = ground.remarks(layout, ties, wanted)
+        remarks = layouts.remarks(layout, ties, wanted)
         kept = tuple(lab.keep()) if keep else ()
         return Report(layout.hosts, tuple(states), pairs, remarks, kept, lab.holder, lab.is_root)
 

@@ -123,14 +123,14 @@ def _changed(
 ) -> Ensured:
     name = settings.name
     reload = Reload(settings, host, options, reload_options, say)
-    look = reload.look()
-    if not look.is_same:
+    comparison = reload.compare()
+    if not comparison.is_same:
         reload.check_save_config(f"{COMMAND} --force {name}")
     try:
-        outcome = reload.carry_out(look)
+        outcome = reload.carry_out(comparison)
     except RestartNeededError as needed:
         raise RestartNeededError(name, needed.reasons, settings.path, COMMAND) from None
-    if look.is_same:
+    if comparison.is_same:
         say(note(f"{name} is up as {settings.path or 'its configuration'} says: nothing to do"))
         return Ensured()
     return Ensured("restart" if outcome.restart else "reload", outcome.restart)

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from wgquick.device import Device, DevicePeer
     from wgquick.executor.execution import Batch
     from wgquick.executor.prospect import PublicKeyOf
-    from wgquick.executor.reloading import Look
+    from wgquick.executor.reloading import Comparison
     from wgquick.net import PublicKey
     from wgquick.options import Options
     from wgquick.plan.difference import Move
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 
-class Ground(NamedTuple):
+class PlanInputs(NamedTuple):
     """The input of a plan: a host, the options, and the places of the file's settings.
 
     `is_offline`: the host is unknown. `netns`: the host is in this named network namespace.
@@ -89,7 +89,7 @@ class Ground(NamedTuple):
     netns: str = ""
 
 
-class Taken(NamedTuple):
+class AppliedStep(NamedTuple):
     """A step that was applied to the prospect, with its commands; `hooked` is whether a hook ran before it."""
 
     step: Step | Undo
@@ -97,80 +97,80 @@ class Taken(NamedTuple):
     hooked: bool = False
 
 
-def plan_up(settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
+def plan_up(settings: Settings, inputs: PlanInputs, reload_options: ReloadOptions) -> Plan:
     """The changes of `up`; if the interface is up already, those of `up --ensure`."""
-    name, host = settings.name, ground.host
+    name, host = settings.name, inputs.host
     link = host.rtnl.link(name)
     if link is not None and name in host.wireguard.interfaces():
         if ensuring.is_unfinished(name, link, host):
             why = note(f"{name} was not brought up completely: `wgq up --ensure {name}' starts over")
-            return _restarted("up", settings, ground, (), (why,))
-        return _differing("up", settings, ground, reload_options)
-    with _rehearsal(name, ground) as run:
-        up.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
+            return _restarted("up", settings, inputs, (), (why,))
+        return _differing("up", settings, inputs, reload_options)
+    with _rehearsal(name, inputs) as run:
+        up.bring_up(settings, run.host, inputs.options, run.say, execution=run.execution)
         run.notes += (each.line for each in of_up.unknown(run.prospect.unresolved))
-        return Plan("up", name, tuple(run.changes(settings, ground)), (), tuple(run.notes))
+        return Plan("up", name, tuple(run.changes(settings, inputs)), (), tuple(run.notes))
 
 
-def plan_reload(settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
+def plan_reload(settings: Settings, inputs: PlanInputs, reload_options: ReloadOptions) -> Plan:
     """The changes of `reload`; WgqError if it would refuse."""
-    return _differing("reload", settings, ground, reload_options)
+    return _differing("reload", settings, inputs, reload_options)
 
 
-def diff(settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
+def diff(settings: Settings, inputs: PlanInputs, reload_options: ReloadOptions) -> Plan:
     """The differences of a live interface from its file, as the changes that remove them."""
-    return _differing("diff", settings, ground, reload_options._replace(force=True))
+    return _differing("diff", settings, inputs, reload_options._replace(force=True))
 
 
-def plan_down(name: str, settings: Settings | None, ground: Ground) -> Plan:
+def plan_down(name: str, settings: Settings | None, inputs: PlanInputs) -> Plan:
     """The changes of `down`; none if there is nothing to take down."""
-    with _rehearsal(name, ground) as run:
-        if ground.is_offline and settings is not None:
-            up.bring_up(settings, run.host, ground.options, run.say, execution=run.execution)
+    with _rehearsal(name, inputs) as run:
+        if inputs.is_offline and settings is not None:
+            up.bring_up(settings, run.host, inputs.options, run.say, execution=run.execution)
             run.taken.clear()
             run.notes.clear()
-        elif not down.can_go_down(name, ground.host, without_file=True):
+        elif not down.can_go_down(name, inputs.host, without_file=True):
             return Plan("down", name)
         down.take_down(
-            name, settings, run.host, ground.options, say=run.say, save=run.save, execution=run.execution
+            name, settings, run.host, inputs.options, say=run.say, save=run.save, execution=run.execution
         )
-        return Plan("down", name, tuple(run.changes(settings, ground)), (), tuple(run.notes))
+        return Plan("down", name, tuple(run.changes(settings, inputs)), (), tuple(run.notes))
 
 
-def _differing(verb: str, settings: Settings, ground: Ground, reload_options: ReloadOptions) -> Plan:
+def _differing(verb: str, settings: Settings, inputs: PlanInputs, reload_options: ReloadOptions) -> Plan:
     said: list[str] = []
-    reload = Reload(settings, ground.host, ground.options, reload_options, said.append)
+    reload = Reload(settings, inputs.host, inputs.options, reload_options, said.append)
     if verb == "reload":
         reload.check_save_config()
-    look = reload.look(is_plan=True)
-    if verb == "up" and not look.is_same:
+    comparison = reload.compare(is_plan=True)
+    if verb == "up" and not comparison.is_same:
         reload.check_save_config(f"{ensuring.COMMAND} --force {settings.name}")
-    if look.difference.restart:
-        planned = ground._replace(options=reload.options)
-        return _restarted(verb, reload.settings, planned, look.difference.restart, tuple(_each(said)))
-    changes = (*_of_moves(look, settings, ground), *_of_names(reload, ground))
-    notes = look.notes if changes else ()
+    if comparison.difference.restart:
+        planned = inputs._replace(options=reload.options)
+        return _restarted(verb, reload.settings, planned, comparison.difference.restart, tuple(_each(said)))
+    changes = (*_of_moves(comparison, settings, inputs), *_of_names(reload, inputs))
+    notes = comparison.notes if changes else ()
     return Plan(verb, settings.name, changes, (), (*_each(said), *notes))
 
 
-def _of_names(reload: Reload, ground: Ground) -> Iterator[Planned]:
+def _of_names(reload: Reload, inputs: PlanInputs) -> Iterator[Planned]:
     """The changes of endpoints by names that have no address now."""
     for peer in reload.settings.peers:
         if peer.endpoint in reload.unresolved:
             endpoint = without_keys(str(peer.endpoint))
             text = f"wg set {reload.settings.name} peer {peer.public_key} endpoint {endpoint}"
-            place = ground.places.peer(peer.public_key, "Endpoint")
+            place = inputs.places.peer(peer.public_key, "Endpoint")
             yield Planned("~", "ChangeDevice", (text,), place, known_after="the lookup")
 
 
 def _restarted(
-    verb: str, settings: Settings, ground: Ground, reasons: tuple[str, ...], notes: tuple[Line, ...]
+    verb: str, settings: Settings, inputs: PlanInputs, reasons: tuple[str, ...], notes: tuple[Line, ...]
 ) -> Plan:
     name = settings.name
-    with _rehearsal(name, ground) as run:
-        up.restart(settings, run.host, ground.options, run.say, {}, execution=run.execution)
+    with _rehearsal(name, inputs) as run:
+        up.restart(settings, run.host, inputs.options, run.say, {}, execution=run.execution)
         run.notes += (each.line for each in of_up.unknown(run.prospect.unresolved))
-        return Plan(verb, name, tuple(run.changes(settings, ground)), reasons, (*notes, *run.notes))
+        return Plan(verb, name, tuple(run.changes(settings, inputs)), reasons, (*notes, *run.notes))
 
 
 def _in_memory() -> str | None:
@@ -180,18 +180,18 @@ def _in_memory() -> str | None:
 
 
 @contextmanager
-def _rehearsal(name: str, ground: Ground) -> Iterator[Rehearsal]:
+def _rehearsal(name: str, inputs: PlanInputs) -> Iterator[Rehearsal]:
     """A run on a prospect with a copy of the journals, which is deleted afterwards."""
     place = Path(tempfile.mkdtemp(prefix="wgq-plan-", dir=_in_memory()))
     try:
         copy = place / "journals"
         copy.mkdir(mode=0o700)
-        there = Path(ground.host.journal_directory)
-        for each in there.iterdir() if ground.host.journal_directory and there.is_dir() else ():
+        there = Path(inputs.host.journal_directory)
+        for each in there.iterdir() if inputs.host.journal_directory and there.is_dir() else ():
             if not each.name.endswith("lock") and each.is_file():
                 shutil.copy(each, copy)
-        run = Rehearsal(Prospect(ground.host, name, str(copy), ground.public_key_of))
-        run.prospect.starts_in(ground.netns, run.say)
+        run = Rehearsal(Prospect(inputs.host, name, str(copy), inputs.public_key_of))
+        run.prospect.starts_in(inputs.netns, run.say)
         yield run
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -203,7 +203,7 @@ class Rehearsal:
     def __init__(self, prospect: Prospect) -> None:
         self.prospect = prospect
         self.host = cast("Host", prospect)
-        self.taken: list[Taken] = []
+        self.taken: list[AppliedStep] = []
         self.notes: list[Line] = []
         self._heard: list[str] = []
 
@@ -220,30 +220,30 @@ class Rehearsal:
         if isinstance(step, Note):  # its command belongs to the step after it
             return
         if self._heard:
-            self.taken.append(Taken(step, tuple(self._heard), self.prospect.state.is_hooked))
+            self.taken.append(AppliedStep(step, tuple(self._heard), self.prospect.state.is_hooked))
             self._heard.clear()
 
     def take_each(self, steps: Sequence[Step]) -> None:
         """Record the steps of a batch; each has printed one command."""
         hooked = self.prospect.state.is_hooked
-        self.taken += [Taken(step, (line,), hooked) for step, line in zip(steps, self._heard, strict=True)]
+        self.taken += [AppliedStep(step, (line,), hooked) for step, line in zip(steps, self._heard, strict=True)]
         self._heard.clear()
 
     def save(self, settings: Settings) -> None:
         """Record that SaveConfig would write the file."""
         self.say(command(f"wg showconf {settings.name}"))
-        self.taken.append(Taken(Note(""), tuple(self._heard)))
+        self.taken.append(AppliedStep(Note(""), tuple(self._heard)))
         self._heard.clear()
 
     def execution(self, host: Host, options: Options, _say: Say, *more: Any, **named: Any) -> Execution:
         """The object that applies the steps to the prospect."""
         return _Rehearsed(self, host, options, *more, **named)
 
-    def changes(self, settings: Settings | None, ground: Ground) -> Iterator[Planned]:
+    def changes(self, settings: Settings | None, inputs: PlanInputs) -> Iterator[Planned]:
         """The steps as changes."""
-        live = _live(self.prospect.state.name, ground)
+        live = _live(self.prospect.state.name, inputs)
         for taken in self.taken:
-            yield _planned(taken, settings, ground, live, self.host)
+            yield _planned(taken, settings, inputs, live, self.host)
 
 
 class _Rehearsed(Execution):
@@ -281,18 +281,18 @@ class _Rehearsed(Execution):
         return []
 
 
-def _live(name: str, ground: Ground) -> tuple[PublicKey, ...]:
+def _live(name: str, inputs: PlanInputs) -> tuple[PublicKey, ...]:
     """The peers of the real device."""
-    if ground.is_offline or name not in ground.host.wireguard.interfaces():
+    if inputs.is_offline or name not in inputs.host.wireguard.interfaces():
         return ()
-    return tuple(peer.public_key for peer in ground.host.wireguard.get(name).peers)
+    return tuple(peer.public_key for peer in inputs.host.wireguard.get(name).peers)
 
 
 def _planned(
-    taken: Taken, settings: Settings | None, ground: Ground, live: tuple[PublicKey, ...], host: Host
+    taken: AppliedStep, settings: Settings | None, inputs: PlanInputs, live: tuple[PublicKey, ...], host: Host
 ) -> Planned:
     step, text = taken.step, taken.text
-    after = _known_after(taken, settings, ground)
+    after = _known_after(taken, settings, inputs)
     opened = _left_open(step, after)
     if opened is not step:
         text = tuple(_texts(opened.lines(host)))
@@ -300,7 +300,7 @@ def _planned(
         sign(step),
         "SaveConfig" if isinstance(step, Note) else type(step).__name__,
         text,
-        Reason() if isinstance(step, Undo) else reason(step, settings, ground.places),
+        Reason() if isinstance(step, Undo) else reason(step, settings, inputs.places),
         live if isinstance(step, DeleteLink) else (),
         tuple(_undo_lines(opened, host)),
         after,
@@ -325,21 +325,21 @@ def _each(said: Iterable[str]) -> Iterator[Line]:
     return (line for text in said for line in lines_of(text))
 
 
-def _known_after(taken: Taken, settings: Settings | None, ground: Ground) -> str:
+def _known_after(taken: AppliedStep, settings: Settings | None, inputs: PlanInputs) -> str:
     """What decides the values in a step's text: "PreUp" or "the host"; "" if the file does."""
-    if settings is None or not (taken.hooked or ground.is_offline):
+    if settings is None or not (taken.hooked or inputs.is_offline):
         return ""
     step = taken.step
     is_chosen = not settings.fwmark and settings.routes_automatically and _table(step) is not None
     is_open = is_chosen or (isinstance(step, SetMtuUp) and settings.mtu is None)
-    is_of_host = ground.is_offline and (
+    is_of_host = inputs.is_offline and (
         isinstance(step, (AddLink, SetSysctl, ReleaseSysctl))
-        or (isinstance(step, (SetDns, UnsetDns)) and ground.options.dns == "auto")
-        or (isinstance(step, (AddFirewall, RemoveFirewall)) and ground.options.firewall == "auto")
+        or (isinstance(step, (SetDns, UnsetDns)) and inputs.options.dns == "auto")
+        or (isinstance(step, (AddFirewall, RemoveFirewall)) and inputs.options.firewall == "auto")
     )
     if not is_open and not is_of_host:
         return ""
-    return "the host" if ground.is_offline else "PreUp"
+    return "the host" if inputs.is_offline else "PreUp"
 
 
 def _table(step: Step | Undo) -> int | None:
@@ -432,16 +432,16 @@ def _of_full_tunnel(settings: Settings | None, places: Places) -> Reason:
     return places.network(first.address, 0) if first is not None else places.nowhere()
 
 
-def _of_moves(look: Look, settings: Settings, ground: Ground) -> Iterator[Planned]:
-    for move in look.difference.moves:
+def _of_moves(comparison: Comparison, settings: Settings, inputs: PlanInputs) -> Iterator[Planned]:
+    for move in comparison.difference.moves:
         if isinstance(move.step, ChangeDevice):
-            yield from of_device(move.step, look, ground.places)
+            yield from of_device(move.step, comparison, inputs.places)
         else:
-            yield _of_move(move, settings, ground)
+            yield _of_move(move, settings, inputs)
 
 
-def _of_move(move: Move, settings: Settings, ground: Ground) -> Planned:
-    step, host = move.step, ground.host
+def _of_move(move: Move, settings: Settings, inputs: PlanInputs) -> Planned:
+    step, host = move.step, inputs.host
     text = tuple(_texts(step.lines(host)))
     if isinstance(step, UndoStep) and isinstance(step.undone, ReleaseSysctl):
         text = (step.undone.command,)
@@ -451,17 +451,17 @@ def _of_move(move: Move, settings: Settings, ground: Ground) -> Planned:
         sign(step),
         type(step.undone if isinstance(step, UndoStep) else step).__name__,
         text,
-        reason(step, settings, ground.places),
+        reason(step, settings, inputs.places),
         undo=tuple(line for back in move.back for line in _texts(back.lines(host))),
     )
 
 
-def of_device(step: ChangeDevice, look: Look, places: Places) -> Iterator[Planned]:
+def of_device(step: ChangeDevice, comparison: Comparison, places: Places) -> Iterator[Planned]:
     """A change of the device in parts: one for its settings, and one for each peer."""
-    device = look.now.device
+    device = comparison.now.device
     if device is None:
         return
-    change, config = look.change, step.config
+    change, config = comparison.change, step.config
     live = {peer.public_key: peer for peer in device.peers}
     bare = config._replace(peers=())
     if bare != DeviceConfig():

@@ -93,7 +93,7 @@ class Outcome(NamedTuple):
     notes: tuple[Line, ...] = ()
 
 
-class Look(NamedTuple):
+class Comparison(NamedTuple):
     """The host's state, the desired state, and the difference; `change` is the device's part of it."""
 
     now: Current
@@ -119,7 +119,7 @@ def cmd_reload(
     with host.interface_lock(settings.name):
         reload = Reload(settings, host, options, reload_options, say)
         reload.check_save_config()
-        outcome = reload.carry_out(reload.look(is_plan=reload_options.dry_run))
+        outcome = reload.carry_out(reload.compare(is_plan=reload_options.dry_run))
         if not reload_options.dry_run:
             trial.supersede(host.journal_directory, settings.name, say)
         return outcome
@@ -165,21 +165,21 @@ class Reload:
                 remedy=f"Save the state (wgq save), or apply the file anyway: {command}",
             )
 
-    def look(self, *, is_plan: bool = False) -> Look:
+    def compare(self, *, is_plan: bool = False) -> Comparison:
         """The current state and the difference, with resolved endpoints.
 
         A kill switch allows queries for names that the host cannot resolve otherwise, and only then. A plan changes
         nothing, and asks for each name only once: `unresolved` has the endpoints without an answer.
         """
-        return self._look(may_resolve=True, is_plan=is_plan)
+        return self._compare(may_resolve=True, is_plan=is_plan)
 
-    def carry_out(self, look: Look) -> Outcome:
+    def carry_out(self, comparison: Comparison) -> Outcome:
         """Apply the changes; RestartNeededError if they need a restart and `or_restart` is not set."""
-        reasons = look.difference.restart
+        reasons = comparison.difference.restart
         if reasons and not self._reload_options.or_restart:
             raise RestartNeededError(self._name, reasons, self._settings.path)
         if self._reload_options.dry_run:
-            return Outcome(() if reasons else look.difference.moves, reasons, look.notes)
+            return Outcome(() if reasons else comparison.difference.moves, reasons, comparison.notes)
         if reasons:
             from wgquick.executor.restoring import undone_on_failure
             from wgquick.executor.up import restart
@@ -188,12 +188,14 @@ class Reload:
             with undone_on_failure(self._name, self._settings, self._host, self._options, self._say):
                 restart(self._settings, self._host, self._options, self._say, self._resolved)
             return Outcome((), reasons)
-        if not look.difference.moves:
-            self._note(look.wanted)
+        if not comparison.difference.moves:
+            self._note(comparison.wanted)
             return Outcome()
-        return self._change(look)
+        return self._change(comparison)
 
-    def _look(self, run: Execution | None = None, *, may_resolve: bool = False, is_plan: bool = False) -> Look:
+    def _compare(
+        self, run: Execution | None = None, *, may_resolve: bool = False, is_plan: bool = False
+    ) -> Comparison:
         """The current state, its difference from the desired state, and the journal after the steps of `run`."""
         if run is not None and self._record is not None:
             self._known = self._known._replace(undos=run.undos)
@@ -239,7 +241,7 @@ class Reload:
         comes = guard is None and self._settings.extras.kill_switch
         blocked = traffic.blocked(self._name, self._host) if comes else ()
         said = tuple(each.line for each in (*ignored, *blocked, *notes(change, aim, now)))
-        return Look(now, aim, found, said, change)
+        return Comparison(now, aim, found, said, change)
 
     def _without_itself(self, device: Device) -> tuple[Note, ...]:
         """Remove the peer with the interface's own key from the settings, as up does; returns the notes for it.
@@ -316,7 +318,7 @@ class Reload:
             self._say(each.line)
         return found
 
-    def _change(self, look: Look) -> Outcome:
+    def _change(self, comparison: Comparison) -> Outcome:
         undos = self._record.undos if self._record else ()
         journal = self._journal if self._record else NoJournal(self._name)
         run = Execution(
@@ -324,56 +326,56 @@ class Reload:
         )
         made: list[Move] = []
         try:
-            self._intend(look.wanted)
-            wanted = self._apply(run, look, made)
+            self._intend(comparison.wanted)
+            wanted = self._apply(run, comparison, made)
             self._finish(run, wanted)
         except BaseException:
             try:
-                self._roll_back(run, made, look.now)
+                self._roll_back(run, made, comparison.now)
             except (SignalError, KeyboardInterrupt):  # repeat; further signals are ignored
-                self._roll_back(run, made, look.now)
+                self._roll_back(run, made, comparison.now)
             raise
-        said = (*look.notes, *self._loops(look, made))
+        said = (*comparison.notes, *self._loops(comparison, made))
         for each in said:
             self._say(each)
         return Outcome(tuple(made), (), said)
 
-    def _loops(self, look: Look, made: Sequence[Move]) -> Iterator[Line]:
+    def _loops(self, comparison: Comparison, made: Sequence[Move]) -> Iterator[Line]:
         """The notes for endpoints that are routed into the tunnel itself, of those that the moves concern."""
-        device = look.now.device
-        peers = reload.peers_after(device, look.change) if device is not None else ()
+        device = comparison.now.device
+        peers = reload.peers_after(device, comparison.change) if device is not None else ()
         if not any(isinstance(move.step, _ROUTING) for move in made):
-            given = {peer.public_key for peer in look.change.first.peers if peer.endpoint is not None}
+            given = {peer.public_key for peer in comparison.change.first.peers if peer.endpoint is not None}
             peers = tuple(peer for peer in peers if peer.public_key in given)
         if device is not None and peers:
-            mark = device.fwmark if look.wanted.fwmark is None else look.wanted.fwmark
+            mark = device.fwmark if comparison.wanted.fwmark is None else comparison.wanted.fwmark
             for each in up.looped(self._name, observe.looped(self._name, peers, mark, self._host)):
                 yield each.line
 
-    def _apply(self, run: Execution, look: Look, made: list[Move]) -> Desired:
+    def _apply(self, run: Execution, comparison: Comparison, made: list[Move]) -> Desired:
         """Apply the moves, and compare again while the kernel may have changed more than requested."""
-        before = look.now
+        before = comparison.now
         for _ in range(_PASSES):
-            if first := _until_ipv6(look):
+            if first := _until_ipv6(comparison):
                 _make(run, first, made)
-                look = self._look(run)
+                comparison = self._compare(run)
                 continue
-            if any(isinstance(move.step, AddRule) for move in look.difference.moves):
-                look = self._apply_locked(run, made)
+            if any(isinstance(move.step, AddRule) for move in comparison.difference.moves):
+                comparison = self._apply_locked(run, made)
             else:
-                _make(run, look.difference.moves, made)
-            if not any(isinstance(move.step, _FAR_REACHING) for move in look.difference.moves):
+                _make(run, comparison.difference.moves, made)
+            if not any(isinstance(move.step, _FAR_REACHING) for move in comparison.difference.moves):
                 break
             self._known = self._known._replace(
-                dns=look.wanted.dns,
-                firewall=look.wanted.firewall,
-                extras=look.wanted.settings.extras,
+                dns=comparison.wanted.dns,
+                firewall=comparison.wanted.firewall,
+                extras=comparison.wanted.settings.extras,
                 is_unfinished=False,
             )
-            look = self._look(run)
+            comparison = self._compare(run)
         if any(isinstance(move.step, _FAR_REACHING) for move in made):
             _make(run, tuple(self._others_routes(before, made)), made)
-        return look.wanted
+        return comparison.wanted
 
     def _others_routes(self, before: Current, made: Sequence[Move]) -> Iterator[Move]:
         """The moves that add routes of hooks and users again: the last IPv4 address of a link takes all with it."""
@@ -382,13 +384,13 @@ class Reload:
             if step.route[::2] not in deleted:
                 yield Move(step, (DeleteRoute(*step[:2]),))
 
-    def _apply_locked(self, run: Execution, made: list[Move]) -> Look:
+    def _apply_locked(self, run: Execution, made: list[Move]) -> Comparison:
         """Compare again and apply the moves under the lock, so that no other tunnel gets the same table."""
         with self._host.lock():
-            look = self._look(run)
-            _make(run, [move for move in look.difference.moves if not _takes_lock(move)], made)
-        _make(run, [move for move in look.difference.moves if _takes_lock(move)], made)
-        return look
+            comparison = self._compare(run)
+            _make(run, [move for move in comparison.difference.moves if not _takes_lock(move)], made)
+        _make(run, [move for move in comparison.difference.moves if _takes_lock(move)], made)
+        return comparison
 
     def _roll_back(self, run: Execution, made: list[Move], before: Current) -> None:
         """Revert the moves, the last first, even if some fail; then restore what the kernel removed."""
@@ -463,12 +465,12 @@ _FAR_REACHING = (DeleteAddress, SetMtu, SetMtuUp)
 _ROUTING = (AddRoute, AddRule, DeleteThrow)
 
 
-def _until_ipv6(look: Look) -> tuple[Move, ...]:
+def _until_ipv6(comparison: Comparison) -> tuple[Move, ...]:
     """The moves up to the one that gives the link IPv6 again, as the kernel then draws an address; () without one.
 
     The rules of a full tunnel name that address.
     """
-    link, moves = look.now.link, look.difference.moves
+    link, moves = comparison.now.link, comparison.difference.moves
     for at, move in enumerate(moves):
         if isinstance(move.step, (SetMtu, SetMtuUp)) and link is not None and link.mtu < IPV6_MTU <= move.step.mtu:
             return moves[: at + 1]

@@ -240,7 +240,7 @@ class Attempt:
         else:
             reload = Reload(settings, host, asked.options, asked.reload_options, say)
             reload.check_save_config("wgq try reload --force")
-            reload.carry_out(reload.look())
+            reload.carry_out(reload.compare())
 
     def _save(self, settings: Settings, host: Host) -> None:
         from wgquick.executor.saving import cmd_save
