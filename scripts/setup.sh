@@ -80,8 +80,15 @@ need_packages() {
 }
 
 update_package_lists() {
+	local tries=60
 	[[ -n ${PACKAGE_LISTS_FRESH-} ]] && return
-	apt-get update -q >"$CACHE/apt.log" 2>&1 || printf 'apt-get update failed, using the existing package lists\n' >&2
+	until LC_ALL=C apt-get update -q >"$CACHE/apt.log" 2>&1; do
+		# Unlike the installation, this does not wait by itself for another apt to end.
+		if grep -q '^E: Could not get lock' "$CACHE/apt.log" && ((--tries)); then sleep 10; else
+			printf 'apt-get update failed, using the existing package lists\n' >&2
+			break
+		fi
+	done
 	PACKAGE_LISTS_FRESH=1
 }
 
