@@ -445,11 +445,11 @@ class Options(NamedTuple):
         return self
 
     @property
-    def means(self) -> tuple[str, str, str]:
+    def mechanisms(self) -> tuple[str, str, str]:
         """The backend, the firewall and the DNS mode, as reload keeps them."""
         return self.backend, self.firewall, self.dns
 
-    def with_means(self, means: tuple[str, str, str]) -> Options:
+    def with_mechanisms(self, others: tuple[str, str, str]) -> Options:
         """The options, with these values in place of `auto`."""
-        chosen = [own if own != "auto" else other for own, other in zip(self.means, means, strict=True)]
+        chosen = [own if own != "auto" else other for own, other in zip(self.mechanisms, others, strict=True)]
         return self._replace(backend=chosen[0], firewall=chosen[1], dns=chosen[2])

@@ -139,8 +139,8 @@ class Reload:
         self._record = own(self._journal.read(), self._name, host)
         self._before = read_applied(self._record.applied, self._record.peers) if self._record else None
         self._settings = with_standing(settings, self._record, self._before)
-        if self._before is not None and self._before.means is not None:
-            self._options = options.with_means(self._before.means)
+        if self._before is not None and self._before.mechanisms is not None:
+            self._options = options.with_mechanisms(self._before.mechanisms)
         self._known = known_by(self._record, self._before, keep_foreign=reload_options.keep_foreign)
         self._resolved: dict[Endpoint, SocketAddress] = {}
         self._aim: tuple[Desired, dict[str, Any]] | None = None
@@ -431,7 +431,7 @@ class Reload:
 
     def _of_desired(self, wanted: Desired) -> Applied:
         new = applied.of_desired(wanted, self._journal.digest(), self._known.hooked)
-        return new._replace(overridden=self._known.overridden, means=self._options.means)
+        return new._replace(overridden=self._known.overridden, mechanisms=self._options.mechanisms)
 
     def _finish(self, run: Execution, wanted: Desired) -> None:
         """Record the applied state. A damaged journal is only appended to."""

@@ -70,7 +70,7 @@ def bring_up(
         device = _stages(settings, found, host, options, run)
         state = _applied(settings, run, device, journal.digest())
         run.apply(plan_up.looped(name, observe.looped(name, device.peers, state.fwmark or device.fwmark, host)))
-        reached = applied.recorded(state._replace(means=options.means))
+        reached = applied.recorded(state._replace(mechanisms=options.mechanisms))
         journal.apply(with_source(journal, reached, settings))
         journal.complete(True)
     except BaseException:

@@ -32,8 +32,8 @@ class Applied(NamedTuple):
     `routes` (each with its table) are those that were added. `mtu` (0: not set) has a flag for an automatic value.
     `fwmark` is the one chosen for a full tunnel, else 0. `hooked` are the peers that the file's hooks added.
     `extras` are wgq's own settings (None: unknown), and `option_extras` those that options of the command line
-    set. `means` are that command line's backend, firewall and DNS mode (None: unknown). `overridden` has hashes
-    of what the hooks set on the device in place of the file's values (`plan.reload.parts`).
+    set. `mechanisms` are that command line's backend, firewall and DNS mode (None: unknown). `overridden` has
+    hashes of what the hooks set on the device in place of the file's values (`plan.reload.parts`).
     """
 
     peers: Earlier
@@ -49,7 +49,7 @@ class Applied(NamedTuple):
     extras: Extras | None = None
     overridden: frozenset[str] = frozenset()
     option_extras: Extras | None = None
-    means: tuple[str, str, str] | None = None
+    mechanisms: tuple[str, str, str] | None = None
 
 
 class Known(NamedTuple):
@@ -192,7 +192,7 @@ def recorded(applied: Applied) -> dict[str, Any]:
         "extras": _recorded_extras(applied.extras),
         "overridden": " ".join(sorted(applied.overridden)),
         "told": _recorded_extras(applied.option_extras),
-        "means": None if applied.means is None else list(applied.means),
+        "means": None if applied.mechanisms is None else list(applied.mechanisms),
     }
 
 
@@ -225,11 +225,11 @@ def from_record(record: dict[str, Any], peers: Earlier | None = None) -> Applied
         None if (lines := record.get("extras")) is None else extras.of_lines(lines),
         frozenset(record.get("overridden", "").split()),
         None if (told := record.get("told")) is None else extras.of_lines(told),
-        None if (means := record.get("means")) is None else _means(*means),
+        None if (mechanisms := record.get("means")) is None else _mechanisms(*mechanisms),
     )
 
 
-def _means(backend: str, firewall: str, dns: str) -> tuple[str, str, str]:
+def _mechanisms(backend: str, firewall: str, dns: str) -> tuple[str, str, str]:
     return backend, firewall, dns
 
 
