@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from wgquick.config.grammar import GrammarError, shown
+from wgquick.config.grammar import GrammarError
 from wgquick.config.keys import BY_LOWER
 
 # A word this short with a value after it cannot be part of a base64 key that was wrapped to two lines.
@@ -48,15 +48,17 @@ def _unknown_key(cleaned: str) -> GrammarError:
     from difflib import get_close_matches
 
     key, equals, value = cleaned.partition("=")
-    unknown = f"unknown key {shown(_text(key))}" if value and _SHORT_KEY.fullmatch(_text(key)) else "unknown key"
+    named = _text(key) if value and _SHORT_KEY.fullmatch(_text(key)) else ""
+    unknown = "unknown key {}" if named else "unknown key"
     if close := get_close_matches(key.lower(), BY_LOWER, n=1, cutoff=0.7):
         meant = BY_LOWER[close[0]].name
-        return GrammarError("unknown-key", unknown, f"did you mean {meant}?", about=meant)
+        return GrammarError("unknown-key", unknown, f"did you mean {meant}?", about=meant, value=named)
     if joined := _missing_equals(cleaned):
         what = f"{joined} and its value need a `=' between them"
         return GrammarError("missing-equals", what, f"write `{joined} = ...'", about=joined)
     if equals and _text(key).isalnum():
-        return GrammarError("unknown-key", unknown, "see wg(8) and wg-quick(8) for the keys of each section")
+        remedy = "see wg(8) and wg-quick(8) for the keys of each section"
+        return GrammarError("unknown-key", unknown, remedy, value=named)
     what = "this is neither a section nor `Key = value'"
     return GrammarError("unknown-line", what, "remove the line, or put a `#' before it")
 

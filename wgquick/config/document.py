@@ -14,8 +14,9 @@ SPACE = " \t\n\v\f\r"
 """[[:space:]] in the C locale, equal to wg's char_is_space."""
 IFS = b" \t"
 """The characters that bash's `read -r line` trims: IFS without the newline that ended the line."""
-UTF8_MARK = b"\xef\xbb\xbf"
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+UTF8_BOM = b"\xef\xbb\xbf"
+UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+"""Byte order marks, with which some editors begin a file."""
 
 _DROPPED = b" \t\v\f\r\0"
 _SPACE = SPACE.encode()
@@ -93,13 +94,13 @@ class Document:
     @property
     def is_utf16(self) -> bool:
         """Whether an editor saved the file as UTF-16, which neither wg nor wg-quick reads."""
-        return self._data.startswith(UTF16_MARKS)
+        return self._data.startswith(UTF16_BOMS)
 
     @property
     def raw(self) -> list[bytes]:
         """The lines between the newlines, without a byte-order mark."""
         if self._raw is None:
-            self._raw = self._data.removeprefix(UTF8_MARK).split(b"\n")
+            self._raw = self._data.removeprefix(UTF8_BOM).split(b"\n")
         return self._raw
 
     @property
@@ -134,7 +135,7 @@ class Document:
         return found if found[-1].text else found[:-1]
 
     def _split(self) -> Views:
-        cleaned = self._data.removeprefix(UTF8_MARK).translate(None, _DROPPED)
+        cleaned = self._data.removeprefix(UTF8_BOM).translate(None, _DROPPED)
         wg = cleaned.decode("ascii", "surrogateescape").split("\n")
         quick = [line for start, end in self._interface_sections(wg) for line in self._quick_lines(start, end)]
         for index, _ in quick:
@@ -188,6 +189,11 @@ def _line(text: str, cleaned: str, quick_key: str, section: str) -> Line:
     return (
         Line(text, section, key=known.name, value=_value_span(text, hook=False)) if known else Line(text, section)
     )
+
+
+def is_header(text: str) -> bool:
+    """Whether a line without its comment opens a section for wg; only ASCII blanks count as blanks."""
+    return "".join(char for char in text if char not in SPACE).lower() in _SECTIONS
 
 
 def columns(text: str) -> list[int]:

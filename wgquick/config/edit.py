@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from wgquick.config import grammar, keys
-from wgquick.config.document import SPACE, UTF8_MARK, encode
+from wgquick.config.document import SPACE, UTF8_BOM, encode
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import address_text
 
@@ -54,7 +54,7 @@ class _Text:
 
     def __init__(self, document: Document) -> None:
         self.lines = document.lines()
-        self._mark = bytes(document).startswith(UTF8_MARK)
+        self._bom = bytes(document).startswith(UTF8_BOM)
         self._texts: list[str | None] = [line.text for line in self.lines]
         self._added: dict[int, list[str]] = {}
         self._newline = "\r\n" if self.lines and self.lines[0].text.endswith("\r\n") else "\n"
@@ -115,7 +115,7 @@ class _Text:
         for row, text in enumerate(self._texts):
             parts += ([] if text is None else [text]) + self._added_at(row)
         parts += self._added_at(len(self._texts))
-        return (UTF8_MARK if self._mark else b"") + encode("".join(self._ended(parts)))
+        return (UTF8_BOM if self._bom else b"") + encode("".join(self._ended(parts)))
 
     def _added_at(self, row: int) -> list[str]:
         return [line + self._newline for line in self._added.get(row, [])]

@@ -9,6 +9,7 @@ import re
 
 from wgquick.config import keys
 from wgquick.config.characters import foreign, plain, suspicious
+from wgquick.config.document import is_header
 from wgquick.config.grammar import shown
 from wgquick.lean import TYPE_CHECKING
 
@@ -24,7 +25,6 @@ _WITHOUT_CHARACTER = ("peer-without-key", "duplicate-address", "encoding", *_CON
 _LISTS = ("allowed-ip", "address")
 _LIST_KEYS = ("AllowedIPs", "Address", "DNS")
 _LENIENT = ("endpoint", "unknown-line", "unknown-section", "unknown-key", "missing-equals", "missing-value")
-_OF_WG = ("endpoint", "allowed-ip", "fwmark", "listen-port", "persistent-keepalive", "unknown-key")
 _OF_VALUES = (
     "wireguard-key", "endpoint", "fwmark", "listen-port", "persistent-keepalive", "mtu", "table", "save-config",
 )  # fmt: skip
@@ -35,7 +35,6 @@ _PLACEHOLDER = re.compile(r"<[^<>]+>|\{\{|\$[\w{(]|\((hidden|none)\)")
 _CONTINUING = ("unknown-section", "unknown-key", "missing-equals", "missing-value")
 _UNFINISHED = re.compile(r"(\\|;|&&|\|\|?|[{(,]|\b(then|else|do))\s*$")
 _HERE_DOCUMENT = re.compile(r"(?<!<)<<-?\s*['\"]?\w+")
-_QUOTED = re.compile(r"`([^`']+)'")
 _PORT_APART = re.compile(r"\S+\s+\d{1,5}")
 
 
@@ -68,7 +67,8 @@ def named(document: Document, fault: Diagnostic) -> Diagnostic:
     if odd is None:
         return fault
     what = f"{odd.name}: wg and wg-quick do not accept it here"
-    return fault._replace(column=start + odd.offset + 1, message=what, remedy=_remedy(fault, odd))
+    remedy = _remedy(fault, odd)
+    return fault._replace(column=start + odd.offset + 1, message=what, remedy=remedy, form="", value="")
 
 
 def _remedy(fault: Diagnostic, odd: Odd) -> str:
@@ -101,16 +101,11 @@ def _below_broken_headers(document: Document) -> set[int]:
     inside = False
     for row in range(len(document.raw)):
         text = document.line_text(row).partition("#")[0]
-        if _is_header(plain(text)):
-            inside = not _is_header(text)
+        if is_header(plain(text)):
+            inside = not is_header(text)
         elif inside:
             rows.add(row)
     return rows
-
-
-def _is_header(text: str) -> bool:
-    """Whether wg and wg-quick see a header: only ASCII blanks count as blanks."""
-    return re.sub(r"\s", "", text, flags=re.ASCII).lower() in ("[interface]", "[peer]")
 
 
 def _is_for_public_key(fault: Diagnostic) -> bool:
@@ -186,7 +181,7 @@ def _row_before(document: Document, row: int) -> int:
 def _continues(document: Document, fault: Diagnostic, first: int) -> bool:
     """Whether the fault's line continues the hook or list that begins on row `first`."""
     text = plain(document.line_text(fault.line - 1))
-    if _is_header(text):
+    if is_header(text):
         return False
     above = [document.line_text(row) for row in range(first, fault.line - 1)]
     if _list_of(document, first):
@@ -215,14 +210,13 @@ def _continuation(document: Document, fault: Diagnostic, first: int) -> Diagnost
 
 def as_written(document: Document, fault: Diagnostic) -> Diagnostic:
     """The fault with its value as the file writes it: wg removes the blanks."""
-    quoted = _QUOTED.search(fault.message) if fault.code in _OF_WG else None
-    if quoted is None:
+    if not fault.form:
         return fault
-    pattern = r"\s*".join(re.escape(char) for char in quoted[1])
+    pattern = r"\s*".join(map(re.escape, fault.value))
     match = re.search(pattern, document.line_text(fault.line - 1).partition("#")[0], re.IGNORECASE)
-    if match is None or match[0] == quoted[1]:
+    if match is None or match[0] == fault.value:
         return fault
-    fault = fault._replace(message=fault.message.replace(quoted[0], shown(match[0])))
+    fault = fault._replace(message=fault.form.replace("{}", shown(match[0])), value=match[0])
     if fault.about == "no port" and _PORT_APART.fullmatch(match[0]):
         return fault._replace(remedy="put a colon, not a blank, between host and port")
     return fault

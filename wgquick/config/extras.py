@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-_MARK = b"wgq"
+_WORD = b"wgq"
 _WORDS = ("kill-switch", "exclude", "keep-inbound", "netns")
 _HOOKS = ("Pre", "Post")
 _SWITCHES = {"on": True, "off": False}
@@ -70,7 +70,7 @@ def _lines(document: Document) -> Iterator[_Line]:
     if not _may_have_settings(bytes(document)):
         return
     for row, raw in enumerate(document.raw):
-        if b"#" not in raw or _MARK not in raw.lower():
+        if b"#" not in raw or _WORD not in raw.lower():
             continue
         text = document.line_text(row)
         before, _, comment = text.partition("#")
@@ -91,11 +91,11 @@ def _lines(document: Document) -> Iterator[_Line]:
 def _may_have_settings(data: bytes) -> bool:
     """Whether a comment has `wgq`; without a loop over the lines, as a file may have 50,000."""
     data = data.lower()
-    at = data.find(_MARK)
+    at = data.find(_WORD)
     while at >= 0:
         if b"#" in data[data.rfind(b"\n", 0, at) + 1 : at]:  # a key may have these letters
             return True
-        at = data.find(_MARK, at + 1)
+        at = data.find(_WORD, at + 1)
     return False
 
 

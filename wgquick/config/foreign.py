@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from wgquick.config.document import is_header
 from wgquick.errors import Diagnostic
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 
@@ -189,7 +190,7 @@ def _foreign_rows(document: Document) -> tuple[dict[int, Program], set[int]]:
         text = raw.decode("utf-8", "replace").partition("#")[0].strip()
         if text.startswith("["):
             section = _section_of(text)
-            unknown = section is None and not _is_known(text)
+            unknown = section is None and not is_header(text)
         elif unknown:
             below_unknown.add(row)
         program = section or (None if unknown else _key_of(text))
@@ -198,13 +199,9 @@ def _foreign_rows(document: Document) -> tuple[dict[int, Program], set[int]]:
     return rows, below_unknown
 
 
-def _is_known(text: str) -> bool:
-    return re.sub(r"\s", "", text, flags=re.ASCII).lower() in ("[interface]", "[peer]")
-
-
 def _section_of(text: str) -> Program | None:
     name = re.sub(r"\s", "", text).lower()
-    if _is_known(text):
+    if is_header(text):
         return None
     if _NAMED_PEER.fullmatch(text):
         return _NAMED

@@ -42,20 +42,26 @@ _HOSTS_OF_ALL = frozenset({"default", "all", "any"})
 class GrammarError(ValueError):
     """A value that wg or wg-quick does not accept; `offset` is the fault's place in the value.
 
-    `about` is as in Diagnostic.
+    `about`, `form` and `value` are as in Diagnostic; a value that may be a key is in neither of them.
     """
 
-    def __init__(self, code: str, message: str, remedy: str = "", offset: int = 0, about: str = "") -> None:
-        super().__init__(message)
+    def __init__(
+        self, code: str, form: str, remedy: str = "", offset: int = 0, about: str = "", value: str = ""
+    ) -> None:
+        self.message = form.replace("{}", shown(value)) if value else form
+        super().__init__(self.message)
+        is_shown = bool(value) and not _may_be_key(value)
         self.code = code
-        self.message = message
+        self.form = form if is_shown else ""
+        self.value = value if is_shown else ""
         self.remedy = remedy
         self.offset = offset
         self.about = about
 
     def at(self, offset: int) -> GrammarError:
         """The same fault for a larger value that contains this one at `offset`."""
-        return GrammarError(self.code, self.message, self.remedy, self.offset + offset, self.about)
+        form = self.form or self.message
+        return GrammarError(self.code, form, self.remedy, self.offset + offset, self.about, self.value)
 
 
 class Word(NamedTuple):
@@ -67,16 +73,20 @@ class Word(NamedTuple):
 
 def shown(text: str) -> str:
     """A value quoted for a message, or a placeholder if it may contain key material."""
-    if _SECRET().search("".join(text.split())):
+    if _may_be_key(text):
         return "(not shown: it may be a key)"
     printable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     clean = "".join(char if char.isprintable() else "?" for char in printable)
     return f"`{clean}'" if len(clean) <= _SHOWN else f"`{clean[:_SHOWN]}...'"
 
 
+def _may_be_key(text: str) -> bool:
+    return bool(_SECRET().search("".join(text.split())))
+
+
 def redacted(fault: GrammarError, whole: str) -> GrammarError:
     """The fault of a word, without the word if the whole value may be a key."""
-    if not _SECRET().search("".join(whole.split())):
+    if not _may_be_key(whole):
         return fault
     return GrammarError(
         fault.code, f"the value {shown(whole)} is not valid", fault.remedy, fault.offset, fault.about
@@ -154,8 +164,9 @@ def fwmark(value: str) -> int:
         return mark
     raise GrammarError(
         "fwmark",
-        f"FwMark {shown(value)} is neither off nor a number of 32 bits",
+        "FwMark {} is neither off nor a number of 32 bits",
         unquoted(value) or "write off, 0 to 4294967295, or 0x0 to 0xffffffff",
+        value=value,
     )
 
 
@@ -173,8 +184,9 @@ def persistent_keepalive(value: str) -> int:
         return seconds
     raise GrammarError(
         "persistent-keepalive",
-        f"PersistentKeepalive {shown(value)} is neither off nor a number of seconds up to 65535",
+        "PersistentKeepalive {} is neither off nor a number of seconds up to 65535",
         unquoted(value) or "write off, or 1 to 65535 (25 suits most NATs)",
+        value=value,
     )
 
 
@@ -218,8 +230,9 @@ def listen_port(value: str) -> int:
     except (OSError, ValueError):
         raise GrammarError(
             "listen-port",
-            f"ListenPort {shown(value)} is neither a port nor a known service",
+            "ListenPort {} is neither a port nor a known service",
             unquoted(value) or "write a number from 0 to 65535",
+            value=value,
         ) from None
 
 
@@ -230,7 +243,8 @@ def _split_endpoint(value: str) -> tuple[str, str]:
         return (host, port) if colon else (value, "")
     host, bracket, rest = value[1:].partition("]")
     if not bracket:
-        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no closing bracket", "write [address]:port")
+        what = "Endpoint {} has no closing bracket"
+        raise GrammarError("endpoint", what, "write [address]:port", value=value)
     return host, rest[1:] if rest[:1] == ":" else ""
 
 
@@ -239,7 +253,7 @@ def endpoint(value: str) -> Endpoint:
     host, port = _split_endpoint(value)
     if not port:
         remedy = unquoted(value) or "add the peer's port after a colon, such as :51820"
-        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no port", remedy, about="no port")
+        raise GrammarError("endpoint", "Endpoint {} has no port", remedy, about="no port", value=value)
     if not (_is_decimal(port) and len(port) <= _SHORT) and port != "*":
         _check_service(value, port)
     _check_host(value, host)
@@ -252,24 +266,26 @@ def _check_service(value: str, port: str) -> None:
     except (OSError, ValueError):
         raise GrammarError(
             "endpoint",
-            f"Endpoint {shown(value)} has a port that is neither a number nor a known service",
+            "Endpoint {} has a port that is neither a number nor a known service",
             unquoted(value) or "write a number from 1 to 65535 after the last colon",
             len(value) - len(port),
+            value=value,
         ) from None
 
 
 def _check_host(value: str, host: str) -> None:
     """Refuse hosts that must not be looked up in DNS: empty ones and broken addresses."""
     if not host:
-        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no host", "write host:port")
+        raise GrammarError("endpoint", "Endpoint {} has no host", "write host:port", value=value)
     if not host.isascii():
         _refuse_odd(value, _text(host))
     if ":" in host and _pack(host.partition("%")[0]) is None:
-        what = f"Endpoint {shown(value)} is neither host:port nor [IPv6 address]:port"
-        raise GrammarError("endpoint", what, _host_remedy(host))
+        what = "Endpoint {} is neither host:port nor [IPv6 address]:port"
+        raise GrammarError("endpoint", what, _host_remedy(host), value=value)
     if _is_dotted(host) and not _is_inet_aton(host):
-        what = f"Endpoint {shown(value)} has no valid IPv4 address"
-        raise GrammarError("endpoint", what, "write four numbers up to 255 with dots between them, or a host name")
+        what = "Endpoint {} has no valid IPv4 address"
+        remedy = "write four numbers up to 255 with dots between them, or a host name"
+        raise GrammarError("endpoint", what, remedy, value=value)
 
 
 def _refuse_odd(value: str, host: str) -> None:
@@ -277,7 +293,7 @@ def _refuse_odd(value: str, host: str) -> None:
     from wgquick.config.characters import suspicious
 
     if suspicious(host):
-        raise GrammarError("endpoint", f"Endpoint {shown(value)} has no valid host", "write host:port")
+        raise GrammarError("endpoint", "Endpoint {} has no valid host", "write host:port", value=value)
 
 
 def _host_remedy(host: str) -> str:
@@ -396,32 +412,25 @@ def allowed_ip(entry: str) -> tuple[AllowedIP, bool]:
     host, slash, bits = entry[len(change) :].partition("/")
     address = _pack(host)
     if address is None:
-        about = "" if entry else "empty entry"
-        raise GrammarError("allowed-ip", _no_allowed_ip(entry), _allowed_ip_remedy(entry), about=about)
+        if not entry:
+            what = "AllowedIPs has an empty entry"
+            raise GrammarError("allowed-ip", what, "remove the extra comma", about="empty entry")
+        remedy = unquoted(entry) or "write address/length, such as 10.0.0.0/24 or fd00::/64, separated by commas"
+        raise GrammarError("allowed-ip", "AllowedIPs entry {} is not an IP address", remedy, value=entry)
     length = _allowed_length(entry, len(address) * 8, bits) if slash else len(address) * 8
     network = mask(address, length)
     return AllowedIP(network, length, change), network != address
-
-
-def _no_allowed_ip(entry: str) -> str:
-    return f"AllowedIPs entry {shown(entry)} is not an IP address" if entry else "AllowedIPs has an empty entry"
-
-
-def _allowed_ip_remedy(entry: str) -> str:
-    if not entry:
-        return "remove the extra comma"
-    return unquoted(entry) or "write address/length, such as 10.0.0.0/24 or fd00::/64, separated by commas"
 
 
 def _allowed_length(entry: str, most: int, bits: str) -> int:
     if _is_decimal(bits) and (length := _decimal(bits)) <= most:
         return length
     place = entry.index("/") + 1
-    what = f"AllowedIPs entry {shown(entry)} has no valid prefix length"
+    what = "AllowedIPs entry {} has no valid prefix length"
     remedy = f"write 0 to {most} after the slash"
     if "/" in bits:
         remedy += ", and a comma between two networks"
-    raise GrammarError("allowed-ip", what, remedy, place)
+    raise GrammarError("allowed-ip", what, remedy, place, value=entry)
 
 
 def mask(address: bytes, length: int) -> bytes:

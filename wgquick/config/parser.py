@@ -325,8 +325,19 @@ class _WgSections:
     def _warn_of_host_bits(self, entry: str, offset: int) -> None:
         place = self._column(offset)
         what = f"AllowedIP has nonzero host part: {entry}"
-        self.warnings.append(Diagnostic(self._index + 1, place, "allowed-ip-host-bits", what, severity="warning"))
+        self.warnings.append(
+            Diagnostic(self._index + 1, place, "allowed-ip-host-bits", what, severity="warning", value=entry)
+        )
 
 
 def _diagnostic(index: int, place: int, fault: GrammarError) -> Diagnostic:
-    return Diagnostic(index + 1, place, fault.code, fault.message, fault.remedy, about=fault.about)
+    return Diagnostic(
+        index + 1,
+        place,
+        fault.code,
+        fault.message,
+        fault.remedy,
+        about=fault.about,
+        form=fault.form,
+        value=fault.value,
+    )

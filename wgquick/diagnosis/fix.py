@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from wgquick.config.atomic import write_atomic
-from wgquick.config.document import UTF8_MARK, decode, encode
+from wgquick.config.document import UTF8_BOM, decode, encode
 from wgquick.config.grammar import allowed_ip
 from wgquick.diagnosis.hook_rules import SUBSTITUTION
 from wgquick.lean import TYPE_CHECKING
@@ -43,8 +43,8 @@ def _fix_file(source: Source, findings: list[Finding], report: Callable[[str], N
             lines[each.line - 1] = fixed
             report(f"{each.file}:{each.line}: {without_keys(fixed.strip())}")
     if lines != before:
-        mark = UTF8_MARK if bytes(source.document).startswith(UTF8_MARK) else b""
-        write_atomic(source.path, mark + b"\n".join(map(encode, lines)))
+        bom = UTF8_BOM if bytes(source.document).startswith(UTF8_BOM) else b""
+        write_atomic(source.path, bom + b"\n".join(map(encode, lines)))
     return bool(findings)
 
 
