@@ -297,7 +297,7 @@ def test_a_plan_fails_if_the_verb_would_fail(machine: Namespace) -> None:
     write(machine, config(peer="AllowedIPs = 10.9.0.0/99"))
     assert "wg0.conf:7" in wgq(machine, "plan", "up", "wg0", status=1).stderr
     write(machine, config())
-    assert "not a WireGuard interface" in wgq(machine, "diff", "wg0", status=1).stderr
+    assert "`wg0' is not up" in wgq(machine, "diff", "wg0", status=1).stderr
     assert wgq(machine, "plan", "down", "nothing", status=1).stdout == ""
     assert "cannot be planned" in wgq(machine, "plan", "wg0", "up", status=1).stderr
 

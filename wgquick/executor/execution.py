@@ -164,7 +164,7 @@ class Execution:
                 config.listen_port and error.errno in udp_port.REFUSALS
             ):
                 raise udp_port.refused(name, config.listen_port, error.errno, self.host)
-            case _:
+            case _:  # guarded cases: a new step's undo stays, as it reverts at most what the step did
                 pass
 
     def _retract(self) -> None:

@@ -35,10 +35,13 @@ from wgquick.plan.steps import (
     DeleteLink,
     DeleteRoute,
     DeleteRule,
+    DeleteThrow,
+    ForgetInbound,
     KeepInbound,
     Note,
     ReleaseSysctl,
     RemoveFirewall,
+    RemoveGuard,
     ReplaceFirewall,
     RunHook,
     SetDevice,
@@ -330,8 +333,8 @@ def _known_after(taken: AppliedStep, settings: Settings | None, inputs: PlanInpu
     if settings is None or not (taken.hooked or inputs.is_offline):
         return ""
     step = taken.step
-    is_chosen = not settings.fwmark and settings.routes_automatically and _table(step) is not None
-    is_open = is_chosen or (isinstance(step, SetMtuUp) and settings.mtu is None)
+    is_chosen = not settings.fwmark and settings.routes_automatically and not isinstance(step, SetMtuUp)
+    is_open = _has_number(step) and (is_chosen or (isinstance(step, SetMtuUp) and settings.mtu is None))
     is_of_host = inputs.is_offline and (
         isinstance(step, (AddLink, SetSysctl, ReleaseSysctl))
         or (isinstance(step, (SetDns, UnsetDns)) and inputs.options.dns == "auto")
@@ -342,19 +345,9 @@ def _known_after(taken: AppliedStep, settings: Settings | None, inputs: PlanInpu
     return "the host" if inputs.is_offline else "PreUp"
 
 
-def _table(step: Step | Undo) -> int | None:
-    """The number that a step uses as fwmark or table; None if it uses none."""
-    match step:
-        case SetFwmark(_, fwmark):
-            return fwmark
-        case AddRule(rule) | DeleteRule(rule) if rule.fwmark is not None:
-            return rule.fwmark
-        case AddRoute(route, word) if word and route.destination.length == 0:
-            return route.table
-        case AddThrow(_, table):
-            return table
-        case _:
-            return None
+def _has_number(step: Step | Undo) -> bool:
+    """Whether a step's text has the MTU, the fwmark or the table, which wgq may choose."""
+    return _left_open(step, "PreUp") is not step
 
 
 class _Open(int):
@@ -391,7 +384,15 @@ def _left_open(step: Step | Undo, after: str) -> Step | Undo:
             return step._replace(table_word=str(left_open(route.table)))
         case AddThrow(_, table):
             return step._replace(table=left_open(table))
-        case _:
+        case AddRule() | DeleteRule() | AddRoute() | DeleteThrow() | UndoStep():
+            return step
+        case AddLink() | AddAddress() | AddFirewall() | KeepInbound() | SetDevice() | SetDns() | SetGuard():
+            return step
+        case DeleteLink() | DeleteAddress() | DeleteRoute() | RemoveFirewall() | ForgetInbound():
+            return step
+        case RemoveGuard() | UnsetDns() | SetSysctl() | ReleaseSysctl():
+            return step
+        case SetMtu() | ChangeDevice() | ReplaceFirewall() | RunHook() | Note():
             return step
 
 

@@ -10,7 +10,29 @@ from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import FirewallRules, Prefix, address_text, pack_address
 from wgquick.plan.current import LinkDns
 from wgquick.plan.given import UNKNOWN, given, read_given, recorded_given
-from wgquick.plan.steps import AddAddress, AddFirewall, AddRoute, SetDns, SetFwmark, SetMtuUp
+from wgquick.plan.steps import (
+    AddAddress,
+    AddFirewall,
+    AddLink,
+    AddRoute,
+    AddRule,
+    AddThrow,
+    ChangeDevice,
+    DeleteAddress,
+    DeleteRoute,
+    KeepInbound,
+    Note,
+    ReplaceFirewall,
+    RunHook,
+    SetDevice,
+    SetDns,
+    SetFwmark,
+    SetGuard,
+    SetMtu,
+    SetMtuUp,
+    SetSysctl,
+    UndoStep,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -127,25 +149,30 @@ def _both_given(applied: Earlier, *intended: Earlier) -> Earlier:
 def of_steps(settings: Settings, steps: Iterable[Step], digest: Digest, hooked: Iterable[PublicKey]) -> Applied:
     """The state after the steps of up."""
     found = _of_file(settings, digest, frozenset(key.raw for key in hooked))
-    taken = tuple(steps)
-    for step in taken:
+    addresses: list[Prefix] = []
+    routes: list[tuple[Prefix, int]] = []
+    firewall: list[FirewallRules] = []
+    for step in steps:
         match step:
+            case AddRoute(route):
+                routes.append((route.destination, route.table))
+            case AddAddress(_, address):
+                addresses.append(Prefix(address.address, address.length))
+            case AddFirewall():
+                firewall.append(FirewallRules(*step[1:]))
             case SetMtuUp(_, mtu):
                 found = found._replace(mtu=mtu)
             case SetFwmark(_, fwmark):
                 found = found._replace(fwmark=fwmark)
             case SetDns(_, mode, servers, search, full_tunnel):
                 found = found._replace(dns=LinkDns(mode, servers, search, full_tunnel))
-            case _:
+            case AddLink() | RunHook() | SetDevice() | Note():  # reload compares with the device itself
                 pass
-    addresses = (step.address for step in taken if isinstance(step, AddAddress))
-    return found._replace(
-        addresses=frozenset(Prefix(address.address, address.length) for address in addresses),
-        routes=frozenset(
-            (step.route.destination, step.route.table) for step in taken if isinstance(step, AddRoute)
-        ),
-        firewall=tuple(FirewallRules(*step[1:]) for step in taken if isinstance(step, AddFirewall)),
-    )
+            case AddRule() | SetSysctl() | AddThrow() | KeepInbound() | SetGuard():  # the journal has their undos
+                pass
+            case DeleteAddress() | DeleteRoute() | ChangeDevice() | SetMtu() | ReplaceFirewall() | UndoStep():
+                pass  # steps of reload only
+    return found._replace(addresses=frozenset(addresses), routes=frozenset(routes), firewall=tuple(firewall))
 
 
 def of_desired(wanted: Desired, digest: Digest, hooked: frozenset[bytes]) -> Applied:

@@ -56,7 +56,7 @@ def _ordered(undos: Iterable[Undo], order: tuple[type, ...]) -> tuple[Undo, ...]
                 return kind, rule.family, 0 if rule.fwmark is not None else 1
             case RemoveFirewall(_, _, family):
                 return kind, family, 0
-            case _:
+            case DeleteLink() | UnsetDns() | ReleaseSysctl() | DeleteThrow() | ForgetInbound() | RemoveGuard():
                 return kind, 0, 0
 
     once = {(type(step), step): step for step in map(_whole, undos)}  # tuples of different classes may be equal
@@ -70,7 +70,9 @@ def _whole(step: Undo) -> Undo:
             return RemoveFirewall(name, "nft", 0)
         case RemoveGuard(name):
             return RemoveGuard(name)
-        case _:
+        case DeleteLink() | DeleteRule() | UnsetDns() | ReleaseSysctl() | DeleteThrow() | ForgetInbound():
+            return step
+        case RemoveFirewall():  # iptables has a transaction for each family
             return step
 
 

@@ -57,14 +57,20 @@ _SIGNS: dict[type, str] = {}
 
 
 def adds(step: type[T]) -> type[T]:
-    """Marks a step that adds something to the host."""
+    """Says that a step adds something to the host."""
     _SIGNS[step] = "+"
     return step
 
 
 def removes(step: type[T]) -> type[T]:
-    """Marks a step that removes something from the host. Steps without a mark change or run something."""
+    """Says that a step removes something from the host."""
     _SIGNS[step] = "-"
+    return step
+
+
+def changes(step: type[T]) -> type[T]:
+    """Says that a step changes or runs something."""
+    _SIGNS[step] = "~"
     return step
 
 
@@ -129,6 +135,7 @@ class RemoveFirewall(NamedTuple):
         run.host.firewall.remove(self.kind, self.name, self.family)
 
 
+@changes
 class ReleaseSysctl(NamedTuple):
     """Restores `earlier` unless another full tunnel still needs the value."""
 
@@ -284,6 +291,7 @@ class AddLink(NamedTuple):
         return DeleteLink(self.name)
 
 
+@changes
 class RunHook(NamedTuple):
     """A PreUp, PostUp, PreDown or PostDown line, `%i` already replaced; `stage` is the key's name."""
 
@@ -319,6 +327,7 @@ class SetDevice(NamedTuple):
         return None
 
 
+@changes
 class SetFwmark(NamedTuple):
     """`wg set NAME fwmark N`."""
 
@@ -360,6 +369,7 @@ class AddAddress(NamedTuple):
         return "The file has the address twice: remove one of them." if errno == EEXIST else ""
 
 
+@changes
 class SetMtuUp(NamedTuple):
     """`ip link set mtu N up dev NAME`."""
 
@@ -453,6 +463,7 @@ class DeleteRoute(NamedTuple):
         return ""
 
 
+@changes
 class ChangeDevice(NamedTuple):
     """A change of a live device; `commands` are the equivalent wg(8) commands, for the transcript."""
 
@@ -470,6 +481,7 @@ class ChangeDevice(NamedTuple):
         return None
 
 
+@changes
 class SetMtu(NamedTuple):
     """`ip link set mtu N dev NAME` of a link that is up."""
 
@@ -486,6 +498,7 @@ class SetMtu(NamedTuple):
         return None
 
 
+@changes
 class ReplaceFirewall(NamedTuple):
     """Replaces the firewall rules of one family."""
 
@@ -578,6 +591,7 @@ class AddFirewall(NamedTuple):
         return RemoveFirewall(self.name, self.kind, self.family)
 
 
+@changes
 class SetSysctl(NamedTuple):
     """`sysctl -q KEY=VALUE`; `earlier` is the value before the first tunnel that needed it.
 
@@ -684,6 +698,7 @@ Change = (
 )
 
 
+@changes
 class Note(NamedTuple):
     """A line of the transcript without an effect: a note, or the command of the next step."""
 
@@ -709,8 +724,8 @@ Step = Change | Note
 
 
 def sign(step: Step | Undo) -> str:
-    """ "+" for a step that adds something, "-" for one that removes something, "~" for others."""
-    return _SIGNS.get(type(step.undone if isinstance(step, UndoStep) else step), "~")
+    """ "+" for a step that adds something, "-" for one that removes something, "~" for one that changes it."""
+    return _SIGNS[type(step.undone if isinstance(step, UndoStep) else step)]
 
 
 def hooks(settings: Settings, stage: str) -> tuple[Step, ...]:
