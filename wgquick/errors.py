@@ -7,7 +7,7 @@ from errno import ENODEV
 from wgquick.lean import TYPE_CHECKING, NamedTuple, signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 # The exit statuses (docs/reference.md). A signal's is 128 + N, and a failed hook's is the hook's own.
@@ -154,6 +154,12 @@ def not_up(name: str, *, why: str = "", remedy: str = "") -> OperationError:
     """The error for a missing link, of the verbs that wg-quick does not have."""
     what = f"`{name}' is not up: {why}" if why else f"`{name}' is not up"
     return OperationError(what, errno=ENODEV, remedy=remedy or f"Bring it up: wgq up {name}")
+
+
+def not_one_of(word: str, verbs: Sequence[str], command: str) -> WgqError:
+    """The error for a word that `command` takes in place of a verb."""
+    what = f"`{word}' is not {', '.join(verbs[:-1])} or {verbs[-1]}"
+    return WgqError(what, remedy=f"Write for example: wgq {command} {verbs[0]} NAME")
 
 
 def take_down_first(name: str) -> str:

@@ -368,6 +368,10 @@ class FirewallRules(NamedTuple):
     whole: bool = True
 
 
+TUNNELS = ("wireguard", "tun")
+"""The kinds of links that a WireGuard implementation makes."""
+
+
 class Link(NamedTuple):
     """A network interface; `kind` is IFLA_INFO_KIND ("wireguard", "tun", "veth", ...) or ""."""
 

@@ -44,7 +44,7 @@ def test_a_failing_hook_is_reported_with_line_and_odd_character(
     write(machine, "PostUp = true", f"PostUp = {hook}")
     done = wgq(machine, "up", "wg0")
     assert done.returncode
-    assert f"wgq: {FILE}:4:10: a hook ended with status {done.returncode}: " in done.stderr
+    assert f"wgq: {FILE}:4:10: the hook failed with status {done.returncode} (" in done.stderr
     assert f"\n  The hook has {name} at {FILE}:{place}: " in done.stderr
 
 
@@ -52,7 +52,7 @@ def test_a_failing_pre_down_hook_is_reported_with_its_line(machine: Namespace) -
     write(machine, "PreDown = test \u2018a\u2019 = a")
     assert wgq(machine, "up", "wg0").returncode == 0
     done = wgq(machine, "down", "wg0")
-    assert f"{FILE}:3:11: a hook ended with status 1" in done.stderr
+    assert f"{FILE}:3:11: the hook failed with status 1 (" in done.stderr
     assert "U+2018 LEFT SINGLE QUOTATION MARK" in done.stderr
     assert "Nothing was removed" in done.stderr
 

@@ -299,7 +299,7 @@ def test_a_plan_fails_if_the_verb_would_fail(machine: Namespace) -> None:
     write(machine, config())
     assert "`wg0' is not up" in wgq(machine, "diff", "wg0", status=1).stderr
     assert wgq(machine, "plan", "down", "nothing", status=1).stdout == ""
-    assert "cannot be planned" in wgq(machine, "plan", "wg0", "up", status=1).stderr
+    assert "`wg0' is not up, down or reload" in wgq(machine, "plan", "wg0", "up", status=1).stderr
 
 
 PORT = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wgquick import api
 from wgquick.cli import privilege, verbs
 from wgquick.cli.streams import say
-from wgquick.errors import CHANGES, FAILURE, WgqError
+from wgquick.errors import CHANGES, FAILURE, WgqError, not_one_of
 from wgquick.executor.reloading import ReloadOptions
 from wgquick.show import plan as show
 from wgquick.transcript import note
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def plan(verb: str, target: str, given: Given) -> int:
     """Print what a verb would do; returns 2 if there are changes, else 0."""
     if verb not in api.PLANNED:
-        raise WgqError(f"`{verb}' cannot be planned", remedy=f"Choose one of: {', '.join(api.PLANNED)}.")
+        raise not_one_of(verb, api.PLANNED, "plan")
     is_offline = "offline" in given
     if is_offline and verb == "reload":
         raise WgqError("reload compares with the live interface", remedy="Leave --offline out.")

@@ -12,7 +12,7 @@ from wgquick import api
 from wgquick.cli import privilege, verbs, waiting
 from wgquick.cli.streams import say
 from wgquick.config import location
-from wgquick.errors import FAILURE, ROLLED_BACK, WgqError
+from wgquick.errors import FAILURE, ROLLED_BACK, WgqError, not_one_of
 from wgquick.executor import trial
 from wgquick.executor.reloading import ReloadOptions
 from wgquick.executor.trying import VERBS, TrialRequest, criterion
@@ -59,7 +59,7 @@ def confirm(target: str, given: Given) -> None:
 def _asked(verb: str, target: str, given: Given) -> TrialRequest:
     """The trial to start; WgqError, before any change, if the arguments are not valid."""
     if verb not in VERBS:
-        raise WgqError(f"`{verb}' cannot be tried", remedy=f"Choose one of: {', '.join(VERBS)}.")
+        raise not_one_of(verb, VERBS, "try")
     for other, names in _OF.items():
         for name in names:
             if verb != other and name in given and name not in _OF.get(verb, ()):

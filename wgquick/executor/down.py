@@ -10,6 +10,7 @@ from wgquick.executor import leftovers, trial
 from wgquick.executor.execution import Execution, with_moved_rules
 from wgquick.executor.journal import Journal
 from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import TUNNELS
 from wgquick.plan import down as plan_down
 from wgquick.plan.steps import DeleteLink, RemoveGuard, hooks
 from wgquick.transcript import note
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     Save = Callable[[Settings], None]
     FileForDown = Callable[[], tuple[Settings | None, ConfigError | None]]
     Hooks = tuple[Step, ...]
-
-_KINDS = ("wireguard", "tun")
 
 
 class Departure(NamedTuple):
@@ -191,7 +190,7 @@ def undos_without_link(record: Record, host: Host, options: Options) -> tuple[Un
 def renamed(record: Record, host: Host) -> str:
     """The current name of the journal's link if the link was renamed, else ""."""
     links = (link for link in host.rtnl.links() if record.ifindex and link.ifindex == record.ifindex)
-    return next((link.name for link in links if link.name != record.name and link.kind in _KINDS), "")
+    return next((link.name for link in links if link.name != record.name and link.kind in TUNNELS), "")
 
 
 def _hooks(settings: Settings | None, record: Record, say: Say) -> tuple[Hooks, Hooks]:
@@ -215,7 +214,7 @@ def _run_pre_down(name: str, before: Hooks, run: Execution, options: Options, *,
             remedy = f"Nothing was removed. `wgq down --force {name}' ignores the failure."
             remedies = f"{error.remedy}\n  {remedy}" if error.remedy else remedy
             raise HookError(error.what, error.status, where=error.where, remedy=remedies) from None
-        say(note(f"{error.what}: continuing, as --force asks"))
+        say(note(f"{error.what}; --force is set, so down continues"))
 
 
 def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Save) -> None:
@@ -228,7 +227,7 @@ def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Sa
         if not options.force:
             remedy = f"{error.remedy}\n  `wgq down --force {name}' does not save.".removeprefix("\n  ")
             raise WgqError(error.what, where=error.where, remedy=remedy) from None
-        say(note(f"{error.what}: continuing, as --force asks"))
+        say(note(f"{error.what}; --force is set, so down continues"))
 
 
 def _forget(journal: Journal, *, keep: bool) -> None:

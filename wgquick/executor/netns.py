@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 def up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     """cmd_up for a tunnel with `netns`, or one that an earlier `up` moved into a namespace."""
-    with host.interface_lock(settings.name):
-        bring_up(settings, host, options, say)
-        trial.supersede(host.journal_directory, settings.name, say)
+    executor_up.cmd_up(settings, host, options, say, bring_up)
 
 
 def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None:

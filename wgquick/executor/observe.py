@@ -10,7 +10,7 @@ from wgquick.device import peer_of
 from wgquick.errors import ConfigError, OperationError, WgqError
 from wgquick.executor import src_valid_mark, udp_port
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import FIRST_TABLE, MAIN_TABLE, SocketAddress, pack_address
+from wgquick.net import FIRST_TABLE, MAIN_TABLE, TUNNELS, SocketAddress, pack_address
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
 from wgquick.plan.steps import parameter
 from wgquick.plan.up import SRC_VALID_MARK
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 
 MOST_TRACED = 64
-TUNNELS = ("wireguard", "tun")
-"""The kinds of links that a WireGuard implementation makes."""
 
 
 def endpoints(settings: Settings, host: Host, options: Options) -> EndpointFacts:

@@ -171,7 +171,7 @@ def _take_down_there(before: Before, where: Place, tried: Settings | None, host:
             before.name, where, lambda: (settings, None), host, options, say=say, save=lambda _settings, _host: None
         )
     except HookError as error:
-        say(note(f"{error.what}: continuing"))
+        say(note(f"{error.what}; the rollback continues"))
 
 
 def _go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, by_restart: bool = False) -> None:
@@ -211,7 +211,7 @@ def _take_down(before: Before, tried: Settings | None, host: Host, say: Say, *, 
     try:
         down.take_down(before.name, settings, host, options, say=say, save=lambda _: None, keeps_guard=keeps_guard)
     except HookError as error:  # a PostDown hook, which runs after everything is removed
-        say(note(f"{error.what}: continuing"))
+        say(note(f"{error.what}; the rollback continues"))
 
 
 def _bring_up_again(before: Before, wanted: restore.Wanted, tried: Settings | None, host: Host, say: Say) -> None:
@@ -226,7 +226,7 @@ def _bring_up(settings: Settings, host: Host, options: Options, say: Say, up: Up
     try:
         up(settings, host, options, say)
     except HookError as error:
-        say(note(f"{error.what}: continuing without hooks"))
+        say(note(f"{error.what}; the rollback continues without hooks"))
         up(settings._replace(pre_up=(), post_up=()), host, options, say)
 
 

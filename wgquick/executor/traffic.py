@@ -5,10 +5,10 @@ from __future__ import annotations
 from wgquick.config.grammar import mask
 from wgquick.config.settings import LAN
 from wgquick.errors import SignalError
-from wgquick.executor import observe, udp_port
+from wgquick.executor import udp_port
 from wgquick.executor.journal import others
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import QUERY_MARK, Prefix, SocketAddress
+from wgquick.net import QUERY_MARK, TUNNELS, Prefix, SocketAddress
 from wgquick.plan import traffic as plan
 from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.steps import Note, RemoveGuard, SetGuard
@@ -167,7 +167,7 @@ def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Hos
     run.apply(plan.guard(settings, plan.followed(destinations, device.peers), facts))
 
 
-def follow_hooks(settings: Settings, device: Device, host: Host, run: Execution) -> None:
+def follow_hooks(settings: Settings, device: Device, run: Execution) -> None:
     """Make the kill switch allow the endpoints, the mark and the port that PostUp hooks have set on the device."""
     standing = plan.standing(run.undos)
     last = next((step for step in reversed(run.taken) if isinstance(step, SetGuard)), None)
@@ -189,7 +189,7 @@ def lans(name: str, host: Host) -> tuple[Prefix, ...]:
     """The private networks of the host's links other than `name`. Routes from DHCP are not trusted."""
     found: dict[Prefix, None] = {}
     for link in host.rtnl.links():
-        if link.name == name or link.kind in observe.TUNNELS or not link.up:
+        if link.name == name or link.kind in TUNNELS or not link.up:
             continue
         for address in host.rtnl.addresses(link.name):
             network = Prefix(mask(address.address, address.length), address.length)

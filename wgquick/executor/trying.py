@@ -11,7 +11,7 @@ import os
 import time
 
 from wgquick.config.settings import Settings
-from wgquick.errors import WgqError, not_wireguard, reason_of
+from wgquick.errors import WgqError, not_one_of, not_wireguard, reason_of
 from wgquick.executor import down, netns, places, restoring, trial, waiting
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.executor.trial import Trial
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Read = Callable[[], tuple[Settings | None, ConfigError | None]]
     Met = Callable[[], bool]
 
-VERBS = ("up", "reload", "down")
+VERBS = ("up", "down", "reload")
 _PAUSE = 0.2  # seconds between two readings of the file
 _LONGEST_CHANGE = 60.0  # the minimum of seconds until a change counts as hanging
 _ATTEMPTS = ((False, False), (False, False), (True, False), (False, True), (True, True))
@@ -60,7 +60,7 @@ class TrialRequest(NamedTuple):
 def criterion(verb: str, text: str) -> tuple[str, str]:
     """Parse --confirm-when: `handshake` is ("any", ""), `ping:ADDRESS` is ("", ADDRESS); WgqError if invalid."""
     if verb not in VERBS:
-        raise WgqError(f"`{verb}' cannot be tried", remedy=f"Choose one of: {', '.join(VERBS)}.")
+        raise not_one_of(verb, VERBS, "try")
     kind, _, address = text.partition(":")
     if text == "handshake" and verb == "down":
         raise WgqError("--confirm-when handshake: there is no handshake after down", remedy="Use ping:ADDRESS.")

@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
     Say = Callable[[str], None]
+    BringUp = Callable[[Settings, Host, Options, Say], None]
 
 
-def cmd_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
-    """Bring the interface up. After a failure or an interruption the changes are undone and the error is raised."""
+def cmd_up(settings: Settings, host: Host, options: Options, say: Say, bring: BringUp | None = None) -> None:
+    """Bring the interface up. After a failure or an interruption the changes are undone and the error is raised.
+
+    `bring` is what to do under the lock (None: `bring_up`).
+    """
     with host.interface_lock(settings.name):
-        bring_up(settings, host, options, say)
+        (bring or bring_up)(settings, host, options, say)
         trial.supersede(host.journal_directory, settings.name, say)
 
 
@@ -127,7 +131,7 @@ def _stages(
     if settings.post_up:
         with suppress(OperationError):  # a hook may have removed the interface
             device = host.wireguard.get(name)
-        traffic.follow_hooks(settings, device, host, run)
+        traffic.follow_hooks(settings, device, run)
     return device
 
 

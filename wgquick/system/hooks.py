@@ -46,7 +46,7 @@ class Hooks:
     def run(self, command: str, variables: Variables) -> None:
         """Run one line, `%i` already replaced; HookError with the status if it is not 0."""
         if status := self._status(self._shell(), command, variables):
-            raise HookError(f"a hook ended with status {status}: {without_keys(command)}", status)
+            raise HookError(f"the hook failed with status {status} ({without_keys(command)})", status)
 
     def _status(self, shell: list[str], command: str, variables: Variables) -> int:
         environment = {**os.environ, "LC_ALL": "C", "PATH": f"{self._directory}:{programs.search_path()}"}

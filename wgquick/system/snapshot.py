@@ -9,7 +9,7 @@ from errno import ENODEV
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.errors import OperationError
-from wgquick.net import pack_address
+from wgquick.net import TUNNELS, pack_address
 from wgquick.routing import LocalAddress, Neighbour, NetworkLink, Snapshot, TunnelDevice
 from wgquick.system import netns, rt_tables
 from wgquick.system.routes import FAMILIES, Routing
@@ -147,7 +147,7 @@ def _devices(
 ) -> Iterator[tuple[str, TunnelDevice]]:
     control = Control()
     for link in found.links.values():
-        if link.kind not in ("wireguard", "tun"):
+        if link.kind not in TUNNELS:
             continue
         try:
             device = control.get(link.name)

@@ -13,7 +13,7 @@ from wgquick.diagnosis.doctor.gather import DNS, FIREWALL, intended_networks, sa
 from wgquick.diagnosis.finding import CERTAIN, ERROR, INFO, LIKELY, WARNING
 from wgquick.diagnosis.hooks import commands
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import IPV6_MTU, MAIN_TABLE, Prefix, address_text
+from wgquick.net import IPV6_MTU, MAIN_TABLE, TUNNELS, Prefix, address_text
 from wgquick.options import DIRECTORY
 from wgquick.plan import lost
 from wgquick.plan.steps import DeleteRule, DeleteThrow, ReleaseSysctl, RemoveFirewall, parameter
@@ -127,7 +127,7 @@ def _not_up(evidence: Evidence) -> Iterator[Cause]:
         else:
             yield cause("not-up", f"{name} is not up", f"there is no link {name}", remedy=up)
     elif evidence.device is None:
-        if link.kind not in ("wireguard", "tun", ""):
+        if link.kind not in (*TUNNELS, ""):
             message = f"{name} is a link of kind {link.kind}, not a WireGuard interface"
             yield cause("not-up", message, remedy="rename the configuration file: its name is the interface's")
         else:
