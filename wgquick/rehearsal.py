@@ -112,7 +112,7 @@ class Reach(NamedTuple):
     tcp: bool = False
 
 
-class Cause(NamedTuple):
+class Failure(NamedTuple):
     """Why a connection fails; `where` is file:line:column or a host, "" if neither is at fault."""
 
     code: str
@@ -131,7 +131,7 @@ class Pair(NamedTuple):
     ping: bool
     full_size: bool
     tcp: bool
-    cause: Cause | None = None
+    cause: Failure | None = None
 
     @property
     def is_reached(self) -> bool:

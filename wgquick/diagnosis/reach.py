@@ -9,7 +9,7 @@ from wgquick.diagnosis.check import check
 from wgquick.diagnosis.finding import ERROR, INFO
 from wgquick.diagnosis.layout import allowed, networks_behind
 from wgquick.net import address_text
-from wgquick.rehearsal import TCP_PORT, Cause, Probe
+from wgquick.rehearsal import TCP_PORT, Failure, Probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -148,7 +148,7 @@ class Causes:
         self._all = check(list(ties.sources))
         self._of_pairs: dict[tuple[int, int], list[Finding]] = {}
 
-    def of(self, probe: Probe, states: Sequence[State], reach: Reach, *, handshake: bool) -> Cause | None:
+    def of(self, probe: Probe, states: Sequence[State], reach: Reach, *, handshake: bool) -> Failure | None:
         """The cause of a failure: a host that is not up, or a mistake in the files; None if neither explains it.
 
         A working connection has a cause too if it works only by chance.
@@ -163,7 +163,7 @@ class Causes:
         best = min(found, key=lambda each: wanted.index(each.code), default=None)
         return best and _cause_of(best)
 
-    def misdelivered(self, probe: Probe, layout: Layout, states: Sequence[State]) -> Cause | None:
+    def misdelivered(self, probe: Probe, layout: Layout, states: Sequence[State]) -> Failure | None:
         """The cause that the sender's Endpoint does not lead to the other end; None if it does."""
         if probe.hub >= 0:
             return None
@@ -179,7 +179,7 @@ class Causes:
         there = f"at {' '.join(host.known)}, " if host.known else ""
         what = f"the Endpoint {endpoint} does not lead to {host.name} ({there}port {port})"
         remedy = f"correct the Endpoint, or set the address: --host {host.name}.conf=ADDRESS"
-        return Cause("endpoint-unreachable", what, remedy, f"{source.shown}:{line}:{column}")
+        return Failure("endpoint-unreachable", what, remedy, f"{source.shown}:{line}:{column}")
 
     def is_doubtful(self, probe: Probe, layout: Layout, states: Sequence[State]) -> bool:
         """Whether the files predict a failure, and no other Endpoint makes up for it."""
@@ -201,9 +201,9 @@ class Causes:
             codes -= set(_OF_ENDPOINTS)
         return not codes.isdisjoint((*_NO_HANDSHAKE, *_NO_DATA))
 
-    def _not_up(self, host: int) -> Cause:
+    def _not_up(self, host: int) -> Failure:
         what = f"{self._names[host]} did not come up"
-        return Cause("not-up", what, "see the output of `wgq up' above", self._names[host])
+        return Failure("not-up", what, "see the output of `wgq up' above", self._names[host])
 
     def _of_pair(self, one: int, two: int) -> list[Finding]:
         """The findings of check that concern these two files, in either order."""
@@ -264,21 +264,21 @@ def _wanted(reach: Reach, *, handshake: bool) -> tuple[str, ...]:
     return (*_NOT_LARGE, *_ALWAYS)
 
 
-def _cause_of(finding: Finding) -> Cause:
-    return Cause(finding.code, finding.message, finding.remedy, f"{finding.file}:{finding.line}:{finding.column}")
+def _cause_of(finding: Finding) -> Failure:
+    return Failure(finding.code, finding.message, finding.remedy, f"{finding.file}:{finding.line}:{finding.column}")
 
 
-def guess(probe: Probe, reach: Reach, *, handshake: bool) -> Cause:
+def guess(probe: Probe, reach: Reach, *, handshake: bool) -> Failure:
     """A vague cause, from the symptoms alone, if neither the files nor doctor explain the failure."""
     if not handshake:
         what = "no handshake: nothing answers at the endpoint, or what answers has other keys"
-        return Cause("no-answer", what, "run it again with `--keep', and inspect the hosts")
+        return Failure("no-answer", what, "run it again with `--keep', and inspect the hosts")
     if not reach.ping:
         what = f"there is a handshake, but no answer from {probe.address}"
         remedy = "check AllowedIPs, and what the hooks of the other end drop"
-        return Cause("no-data-back", what, remedy)
+        return Failure("no-data-back", what, remedy)
     if not reach.full_size:
         what = "small packets pass, but those of the tunnel's MTU do not"
-        return Cause("mtu-too-large", what, "write a smaller MTU")
+        return Failure("mtu-too-large", what, "write a smaller MTU")
     what = f"pings pass, but TCP to port {TCP_PORT} of {probe.address} does not"
-    return Cause("tcp-blocked", what, "check what the hooks of the other end drop")
+    return Failure("tcp-blocked", what, "check what the hooks of the other end drop")

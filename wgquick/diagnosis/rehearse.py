@@ -11,7 +11,7 @@ from wgquick.diagnosis import layout as layouts
 from wgquick.diagnosis.reach import Causes, guess, probes
 from wgquick.errors import ConfigError, WgqError
 from wgquick.net import PublicKey
-from wgquick.rehearsal import Cause, Pair, Reach, Report
+from wgquick.rehearsal import Failure, Pair, Reach, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -166,7 +166,7 @@ class _Doctors:
         asked = {end: ["doctor", hosts[end].interface, "--json"] for end in ends}
         self._findings = {end: _findings(output) for end, (_, output) in lab.run(asked, _DOCTORS_PATIENCE).items()}
 
-    def of(self, probe: Probe, left: Cause) -> Cause:
+    def of(self, probe: Probe, left: Failure) -> Failure:
         """The first cause that a host on the path finds, the sender first; `left` if there is none."""
         peer = str(PublicKey(probe.peer))
         for end in _ends(probe):
@@ -174,7 +174,7 @@ class _Doctors:
                 is_of_pair = each.get("peer") in (None, "", peer) or end != probe.at
                 if is_of_pair and each["severity"] != "info" and each["code"] not in _VAGUE:
                     where = self._hosts[end].name
-                    return Cause(each["code"], each["message"], each.get("remedy") or "", where)
+                    return Failure(each["code"], each["message"], each.get("remedy") or "", where)
         return left
 
 

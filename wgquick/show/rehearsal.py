@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wgquick.rehearsal import Cause, Pair, Report
+    from wgquick.rehearsal import Failure, Pair, Report
 
 _WIDTH = 80
 
@@ -83,14 +83,14 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def causes(report: Report) -> str:
     """A paragraph for each cause, with the pairs that fail because of it."""
-    found: dict[Cause, list[Pair]] = {}
+    found: dict[Failure, list[Pair]] = {}
     for pair in report.pairs:
         if pair.cause:
             found.setdefault(pair.cause, []).append(pair)
     return "".join(starmap(_paragraph, found.items()))
 
 
-def _paragraph(cause: Cause, pairs: Sequence[Pair]) -> str:
+def _paragraph(cause: Failure, pairs: Sequence[Pair]) -> str:
     lines = [f"{pair.source} -> {pair.to} ({pair.address}): {_word(pair)}" for pair in pairs]
     where = f"{cause.where}: " if cause.where else ""
     lines.append(f"  {where}{cause.message} [{cause.code}]")
