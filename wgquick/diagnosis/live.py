@@ -50,8 +50,8 @@ _SEVERAL = ("tunnels-overlap", "listen-port-shared", "mark-shared")
 class Live(NamedTuple):
     """The state of the host that concerns one file.
 
-    `device` is None if the interface is not up. `is_wgqs` is true if wgq brought it up. `refusal` is the errno of
-    binding the port; 0 if it is free or the device itself has it. `ways` are the routes to the endpoints'
+    `device` is None if the interface is not up. `is_from_wgq`: wgq brought it up. `refusal` is the errno of binding
+    the port; 0 if it is free or the device itself has it. `ways` are the routes to the endpoints'
     addresses, with the tunnel's mark. A value of `parameters` is None if the kernel lacks it. `drift` says how the
     device differs from the file, one sentence each.
     """
@@ -60,7 +60,7 @@ class Live(NamedTuple):
     changed: float
     links: Sequence[LinkState]
     device: Device | None
-    is_wgqs: bool
+    is_from_wgq: bool
     foreign: Sequence[Foreign]
     refusal: int
     holders: tuple[str, ...]
@@ -83,7 +83,7 @@ def gather(source: Source, host: Host, inspector: Inspector, root: Path = Path("
     device = _device(name, host) if any(link.name == name for link in links) else None
     port = settings.listen_port if device is None else None
     refusal = host.udp_ports.refusal(port) if port else 0
-    is_wgqs = Journal(host.journal_directory, name).read() is not None
+    is_from_wgq = Journal(host.journal_directory, name).read() is not None
     resolved = names.answers(time.monotonic() + LIMIT)
     addresses = list(dict.fromkeys(_addresses(source, resolved)))
     fwmark = device.fwmark if device else settings.fwmark or 0
@@ -94,7 +94,7 @@ def gather(source: Source, host: Host, inspector: Inspector, root: Path = Path("
         os.stat(source.path).st_mtime,
         links,
         device,
-        is_wgqs,
+        is_from_wgq,
         inspector.foreign_routes(name),
         refusal,
         host.udp_ports.programs(port) if port and refusal else (),
@@ -334,7 +334,7 @@ def _firewalld(source: Source, live: Live) -> Iterator[Finding]:
         return
     what = "firewalld's IPv6_rpfilter drops packets from this endpoint, unless wgq brings the tunnel up"
     remedy = "bring the tunnel up with wgq, or set IPv6_rpfilter=no in /etc/firewalld/firewalld.conf"
-    severity = "" if live.device is not None and not live.is_wgqs else INFO
+    severity = "" if live.device is not None and not live.is_from_wgq else INFO
     yield _note(source, over_ipv6[0].at("Endpoint"), "firewalld-rpfilter", what, remedy, severity)
 
 
@@ -352,7 +352,7 @@ def _save_config(source: Source, live: Live) -> Iterator[Finding]:
 
 def _managed(source: Source, live: Live) -> Iterator[Finding]:
     for other in live.others:
-        if other.is_wg_quick and not live.is_wgqs:
+        if other.is_wg_quick and not live.is_from_wgq:
             continue
         what = f"{other.name} also manages the interface {source.interface}: {other.path}"
         yield _note(source, source.interface_section.place, "managed-twice", what, other.remedy)
