@@ -119,9 +119,9 @@ def _probes(evidence: Evidence) -> Iterator[str]:
 
 
 def _counters(evidence: Evidence) -> str:
-    counted = evidence.counted
-    if counted is None:
+    counters = evidence.counters
+    if counters is None:
         return ""
-    peers = (f"{key}: {event}" for key, events in counted.peers.items() for event in events.events)
-    age = f"counted for {counted.device.counting:.0f} s"
-    return _lines((age, *counted.device.events, *peers))
+    peers = (f"{key}: {event}" for key, events in counters.peers.items() for event in events.events)
+    age = f"counted for {counters.device.counting:.0f} s"
+    return _lines((age, *counters.device.events, *peers))

@@ -231,7 +231,7 @@ class Observer:
             given=record.peers if record else None,
             names=known.of,
             trends=self._history.trends(device, time.monotonic()),
-            counted=self._counted(device.name),
+            counters=self._counters(device.name),
             matches_name=self._name_matcher(device.name, endpoints),
         )
         there = {peer.public_key: peer for peer in device.peers}
@@ -275,7 +275,7 @@ class Observer:
         except WgqError:
             return None
 
-    def _counted(self, name: str) -> Diagnostics | None:
+    def _counters(self, name: str) -> Diagnostics | None:
         try:
             return self._host.wireguard.diagnostics(name)
         except OperationError:  # the daemon has ended or hangs
@@ -311,14 +311,14 @@ class _Sources(NamedTuple):
     given: Earlier | None
     names: Mapping[str, str]
     trends: Mapping[bytes, Trend]
-    counted: Diagnostics | None
+    counters: Diagnostics | None
     matches_name: NameMatcher
 
     def present(self, peer: DevicePeer) -> PeerStatus:
         """A peer that the device has; there may be 10,000."""
         public, endpoint, handshake = peer.public_key, peer.endpoint, peer.last_handshake
         text, trend = str(public), self.trends.get(public.raw, UNKNOWN)
-        events = self.counted.peers.get(public) if self.counted else None
+        events = self.counters.peers.get(public) if self.counters else None
         if events and is_being_tried(events):
             trend = trend._replace(sends=True)
         settings = self.wanted.get(public) if self.wanted else None

@@ -87,7 +87,7 @@ def links() -> list[LinkState]:
 
 
 def _link(link: Any) -> LinkState:
-    info, counted = link.get("IFLA_LINKINFO"), link.get("IFLA_STATS64") or {}
+    info, statistics = link.get("IFLA_LINKINFO"), link.get("IFLA_STATS64") or {}
     kind = (info.get("IFLA_INFO_KIND") if info else "") or ""
     return LinkState(
         link["index"],
@@ -95,12 +95,12 @@ def _link(link: Any) -> LinkState:
         kind,
         link.get("IFLA_MTU") or 0,
         bool(link["flags"] & _UP),
-        counted.get("rx_packets") or 0,
-        counted.get("tx_packets") or 0,
-        counted.get("rx_errors") or 0,
-        counted.get("rx_frame_errors") or 0,
-        counted.get("tx_errors") or 0,
-        counted.get("tx_dropped") or 0,
+        statistics.get("rx_packets") or 0,
+        statistics.get("tx_packets") or 0,
+        statistics.get("rx_errors") or 0,
+        statistics.get("rx_frame_errors") or 0,
+        statistics.get("tx_errors") or 0,
+        statistics.get("tx_dropped") or 0,
         _is_moved(link, kind),
         link.get("IFLA_CARRIER") != 0,
         link.get("IFLA_MASTER") or 0,

@@ -156,7 +156,7 @@ class Evidence(NamedTuple):
     `silent` are neighbours, as link and address, that do not answer. `renamed` is the name that the link has now,
     if it was renamed after up. `resolved` has the addresses of each endpoint given by name, None if it does not
     resolve. `local` are all addresses of the host, and `networks` those of other links with their prefix lengths.
-    `counted` are the daemon's counters, None if it has none; `counted_before` are those before the watching.
+    `counters` are the daemon's counters, None if it has none; `counters_before` are those before the watching.
     `signs` are conclusions from `listened` seconds of capture, `heard` is the capture, None if there was none.
     `listen` are the seconds of --listen. `asked_servers` are DNS servers of the file, and whether each answered a
     query. `beyond` are the families in which nothing comes back from beyond a full tunnel. `passed_on` are the
@@ -217,8 +217,8 @@ class Evidence(NamedTuple):
     listened: float = 0.0
     listen: float = 0.0
     heard: CaptureSummary | None = None
-    counted_before: Diagnostics | None = None
-    counted: Diagnostics | None = None
+    counters_before: Diagnostics | None = None
+    counters: Diagnostics | None = None
 
     @property
     def settings(self) -> Settings | None:

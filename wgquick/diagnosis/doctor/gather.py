@@ -110,10 +110,10 @@ def _watched(
     """The evidence with the peers' activity until the monotonic `deadline`."""
     name = evidence.name
     with patience.until(deadline):
-        evidence = evidence._replace(counted_before=_counted(name, host))
+        evidence = evidence._replace(counters_before=_counters(name, host))
         evidence = watched(evidence, host, inspector, tuple(known), deadline, listen=listen)
         after = {link.name: link for link in inspector.links()}
-        evidence = evidence._replace(link_after=after.get(name), counted=_counted(name, host))
+        evidence = evidence._replace(link_after=after.get(name), counters=_counters(name, host))
         evidence = _with_uplinks(evidence, after, inspector.silent_neighbours())
         return _with_traffic(evidence, inspector)
 
@@ -190,7 +190,7 @@ def _device(name: str, host: Host) -> tuple[Device | None, str]:
         return None, error.what
 
 
-def _counted(name: str, host: Host) -> Diagnostics | None:
+def _counters(name: str, host: Host) -> Diagnostics | None:
     try:
         return host.wireguard.diagnostics(name)
     except OperationError:

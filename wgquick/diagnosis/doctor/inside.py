@@ -220,8 +220,8 @@ def _places(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Ca
     """A peer's endpoint alternates, as repeated readings of the device or the daemon's counters show."""
     seen = watched.endpoints
     moves = len(seen) - 1 if len(set(seen)) < len(seen) else 0
-    if evidence.counted is not None and evidence.counted_before is not None:
-        after, before = (each.peer(key).total("roamed") for each in (evidence.counted, evidence.counted_before))
+    if evidence.counters is not None and evidence.counters_before is not None:
+        after, before = (each.peer(key).total("roamed") for each in (evidence.counters, evidence.counters_before))
         moves = max(moves, after - before)
     if moves < _MOVES:
         return

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
 from wgquick.device import SESSION_AGE, Device, DevicePeer
 from wgquick.diagnosis import nets
-from wgquick.diagnosis.counted import counted, merged
+from wgquick.diagnosis.counter_signs import merged, signs_of_counters
 from wgquick.diagnosis.doctor.evidence import Beyond, Evidence, HandshakeResult, Outside, Watched, dials
 from wgquick.diagnosis.doctor.sizing import largest
 from wgquick.diagnosis.doctor.targets import targets
@@ -241,8 +241,8 @@ class _Run:
         if end is None:
             return
         port, mark, message = device.listen_port, device.fwmark, probe.message
-        link, counted = self._evidence.link, self._evidence.counted_before
-        tos = _HANDSHAKE_TOS if counted is not None or (link and link.kind == "wireguard") else 0
+        link, counters = self._evidence.link, self._evidence.counters_before
+        tos = _HANDSHAKE_TOS if counters is not None or (link and link.kind == "wireguard") else 0
         sent = self._inspector.send_outside(port, end.address, end.port, mark, message, end.scope, tos)
         before = self._outside.get(peer.public_key, Outside())
         self._outside[peer.public_key] = before._replace(sent=sent)
@@ -394,7 +394,7 @@ class _Run:
         until = began + max(listen, _LEAST)
         if not listen and is_waiting:
             until = began + _RETRY
-        if self._evidence.counted_before is None and self._has_callers():
+        if self._evidence.counters_before is None and self._has_callers():
             until = max(
                 until, min(time.monotonic() + _SECOND, self._deadline)
             )  # no counters show how often they move
@@ -418,8 +418,8 @@ class _Run:
 
     def _has_roamed(self) -> bool:
         """Whether a peer's endpoint changed just now, by the daemon's counters."""
-        counted = self._evidence.counted_before
-        moved = (events.last("roamed") for events in counted.peers.values()) if counted else ()
+        counters = self._evidence.counters_before
+        moved = (events.last("roamed") for events in counters.peers.values()) if counters else ()
         return any(event is not None and event.age < _RECENT and event.times > 1 for event in moved)
 
     def result(self, poller: _Poller) -> Evidence:
@@ -443,7 +443,7 @@ class _Run:
         seen = self._prober.seen()
         return self._evidence._replace(
             outside=self._outside,
-            signs=tuple(merged(self._listener.signs(after), self._counted(after))),
+            signs=tuple(merged(self._listener.signs(after), self._counter_signs(after))),
             unread=(*self._evidence.unread, *self._unread),
             listened=self._listener.seconds,
             heard=self._listener.heard(),
@@ -457,7 +457,7 @@ class _Run:
             watched=found,
         )
 
-    def _counted(self, after: Device) -> list[Sign]:
+    def _counter_signs(self, after: Device) -> list[Sign]:
         """Conclusions from the counters of wgq-userspace, which include the time before doctor."""
         try:
             counters = self._host.wireguard.diagnostics(self._evidence.name)
@@ -465,7 +465,7 @@ class _Run:
             if error.errno == ETIMEDOUT:
                 self._note_unread("the daemon's counters")
             return []
-        return counted(after, counters, time.time()) if counters else []
+        return signs_of_counters(after, counters, time.time()) if counters else []
 
     def _passed_on(self) -> tuple[tuple[str, str], ...]:
         own = self._evidence.local

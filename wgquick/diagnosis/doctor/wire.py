@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wgquick.device import SESSION_AGE
-from wgquick.diagnosis.counted import RECENT
+from wgquick.diagnosis.counter_signs import RECENT
 from wgquick.diagnosis.doctor.comparison import cause, other_preshared_key, two_hosts
 from wgquick.diagnosis.doctor.evidence import dials
 from wgquick.diagnosis.doctor.fate import by, fate
@@ -249,9 +249,9 @@ def _source(evidence: Evidence, sign: Sign) -> Cause:
 def _is_from_probes(evidence: Evidence, sign: Sign) -> bool:
     """Whether such packets came only while doctor probed, and the peer works."""
     watched = evidence.watched.get(sign.peer) if sign.peer else None
-    if watched is None or sign.peer is None or not watched.answers or evidence.counted_before is None:
+    if watched is None or sign.peer is None or not watched.answers or evidence.counters_before is None:
         return False
-    before = evidence.counted_before.peer(sign.peer).last("source_not_allowed")
+    before = evidence.counters_before.peer(sign.peer).last("source_not_allowed")
     return before is None or before.age > RECENT
 
 

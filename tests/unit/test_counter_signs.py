@@ -9,7 +9,7 @@ import pytest
 from tests.keys import public
 from wgquick.counters import Diagnostics, Event, Events
 from wgquick.device import Device, DevicePeer
-from wgquick.diagnosis.counted import counted, merged
+from wgquick.diagnosis.counter_signs import merged, signs_of_counters
 from wgquick.diagnosis.finding import CERTAIN, LIKELY, POSSIBLE
 from wgquick.diagnosis.signatures import Sign
 from wgquick.net import SocketAddress
@@ -22,12 +22,12 @@ STRANGER = public()
 
 
 def of_device(*events: Event, peer: DevicePeer = PEER) -> list[Sign]:
-    return counted(Device("wg0", peers=(peer,)), Diagnostics(Events(600, events), {}), NOW)
+    return signs_of_counters(Device("wg0", peers=(peer,)), Diagnostics(Events(600, events), {}), NOW)
 
 
 def of_peer(*events: Event, peer: DevicePeer = PEER) -> list[Sign]:
     found = Diagnostics(Events(600), {peer.public_key: Events(600, events)})
-    return counted(Device("wg0", peers=(peer,)), found, NOW)
+    return signs_of_counters(Device("wg0", peers=(peer,)), found, NOW)
 
 
 def test_a_recent_unknown_key_is_reported() -> None:

@@ -23,7 +23,7 @@ RECENT = 180.0
 _NO_ROUTE = frozenset({EHOSTUNREACH, ENETDOWN, ENETUNREACH})
 
 
-def counted(device: Device, counters: Diagnostics, now: float) -> list[Sign]:
+def signs_of_counters(device: Device, counters: Diagnostics, now: float) -> list[Sign]:
     """The conclusions from the daemon's recent events. `now` is the time of both readings, in seconds since 1970.
 
     Events before a peer's last handshake are ignored.
@@ -49,12 +49,12 @@ def _of_device(device: Device, events: Events) -> Iterator[Sign]:
     by_address = {peer.endpoint.address: peer.public_key for peer in device.peers if peer.endpoint}
     for event in events.of("unknown_key"):
         if event.static_key is not None and event.static_key not in peers and event.age < RECENT:
-            facts = (f"{_counted(event, 'initiation')} with the key {event.static_key}, which no peer has",)
+            facts = (f"{_occurrences(event, 'initiation')} with the key {event.static_key}, which no peer has",)
             yield Sign("knock-unknown-key", CERTAIN, None, event.sender, facts, event.static_key)
     for event in events.of("mac1_invalid")[:1]:
         if event.age < RECENT:
             peer = by_address.get(event.sender.address) if event.sender else None
-            facts = (f"{_counted(event, 'handshake message')} for another public key than this interface's",)
+            facts = (f"{_occurrences(event, 'handshake message')} for another public key than this interface's",)
             sure = LIKELY if peer or event.times > 1 else POSSIBLE
             yield Sign("knock-wrong-key", sure, peer, event.sender, facts)
 
@@ -65,20 +65,20 @@ def _of_peer(peer: DevicePeer, events: Events, now: float) -> Iterator[Sign]:
     refused = events.last("source_not_allowed")
     if refused is not None and refused.age < RECENT and _is_meant(refused.source):
         what = f"with a source that is not in its AllowedIPs, most recently {refused.source}"
-        facts: tuple[str, ...] = (f"{_counted(refused, 'packet')} {what}",)
+        facts: tuple[str, ...] = (f"{_occurrences(refused, 'packet')} {what}",)
         yield Sign("source-not-allowed", CERTAIN, key, refused.sender, facts, source=refused.source)
     stale = events.last("stale_timestamp")
     if stale is not None and stale.age < since and stale.clock is not None:
         ahead = stale.clock - (now - stale.age)
         behind = (stale.newest or stale.clock) - stale.clock
         facts = (
-            f"{_counted(stale, 'initiation')} rejected as replays",
+            f"{_occurrences(stale, 'initiation')} rejected as replays",
             f"their timestamp is {behind} s older than that of an earlier handshake",
         )
         yield Sign("knock-stale-clock", CERTAIN, key, stale.sender, facts, seconds=ahead)
     wrong = events.last("response_undecryptable")
     if wrong is not None and wrong.age < since:
-        facts = (f"{_counted(wrong, 'response')} that cannot be decrypted: the preshared keys differ",)
+        facts = (f"{_occurrences(wrong, 'response')} that cannot be decrypted: the preshared keys differ",)
         yield Sign("answer-refused", CERTAIN, key, wrong.sender, facts)
     answered = events.last("response_sent")
     if answered is not None and answered.age < since and answered.times > 1 and not peer.last_handshake:
@@ -86,7 +86,7 @@ def _of_peer(peer: DevicePeer, events: Events, now: float) -> Iterator[Sign]:
         yield Sign("answer-lost", LIKELY, key, answered.receiver or peer.endpoint, facts)
     missing = events.last("no_endpoint")
     if missing is not None and missing.age < since and peer.endpoint is None:
-        facts = (f"{_counted(missing, 'packet')} for a peer without an endpoint",)
+        facts = (f"{_occurrences(missing, 'packet')} for a peer without an endpoint",)
         yield Sign("endpoint-missing", CERTAIN, key, facts=facts)
     yield from _of_sending(peer, events, since)
 
@@ -128,6 +128,6 @@ def _times(event: Event, what: str) -> str:
     return f"one {what}" if event.times == 1 else f"{event.times} {what}s"
 
 
-def _counted(event: Event, what: str) -> str:
+def _occurrences(event: Event, what: str) -> str:
     sender = f" from {event.sender}" if event.sender else ""
     return f"{_times(event, what)}{sender} (the last {event.age:.0f} s ago)"
