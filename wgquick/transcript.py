@@ -9,30 +9,30 @@ if TYPE_CHECKING:
 
 
 class Line(str):
-    """A line as it is printed. Text that is no line of the transcript, such as an error, has no mark."""
+    """A line as it is printed. Text that is no line of the transcript, such as an error, has no prefix."""
 
     __slots__ = ()
 
-    mark = ""
+    prefix = ""
     is_command = False
 
     @property
     def text(self) -> str:
-        """The line without its mark."""
-        return str(self)[len(self.mark) :]
+        """The line without its prefix."""
+        return str(self)[len(self.prefix) :]
 
 
 class _Command(Line):
     __slots__ = ()
 
-    mark = "[#] "
+    prefix = "[#] "
     is_command = True
 
 
 class _Note(Line):
     __slots__ = ()
 
-    mark = "[!] "
+    prefix = "[!] "
 
 
 class Batch(str):
@@ -61,10 +61,10 @@ def batch(lines: Iterable[Line]) -> Batch:
     return made
 
 
-def lines_of(said: str) -> tuple[Line, ...]:
-    """The lines that a `say` got."""
-    if isinstance(said, Batch):
-        return said.lines
-    if isinstance(said, Line):
-        return (said,)
-    return tuple(map(Line, said.split("\n")))
+def lines_of(text: str) -> tuple[Line, ...]:
+    """The lines that a `say` got at once."""
+    if isinstance(text, Batch):
+        return text.lines
+    if isinstance(text, Line):
+        return (text,)
+    return tuple(map(Line, text.split("\n")))

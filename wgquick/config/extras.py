@@ -74,8 +74,8 @@ def _lines(document: Document) -> Iterator[_Line]:
             continue
         text = document.line_text(row)
         before, _, comment = text.partition("#")
-        mark, colon, setting = comment.lstrip("#").partition(":")
-        if not colon or mark.strip().lower() != "wgq":
+        label, colon, setting = comment.lstrip("#").partition(":")
+        if not colon or label.strip().lower() != "wgq":
             continue
         setting = setting.lstrip()
         if setting.partition(" ")[0].lower() == "ignore":

@@ -99,7 +99,7 @@ class Wait:
         self._name = name
         self._wireguard = wireguard
         self._awaited = awaited
-        self._marks = {peer.public_key: peer.last_handshake for peer in earlier.peers} if earlier else {}
+        self._earlier = {peer.public_key: peer.last_handshake for peer in earlier.peers} if earlier else {}
         self._began = time.time()
         self._provoked = float("-inf")
         self._can_ask = True
@@ -116,9 +116,9 @@ class Wait:
         `young_counts`: a session that is too young for another handshake counts as well.
         """
         for peer in self._of(device):
-            mark = self._marks.get(peer.public_key, 0.0)
-            counts = young_counts and not self._can_ask and self._began - mark < _YOUNG
-            if peer.last_handshake and (peer.last_handshake != mark or counts):
+            before = self._earlier.get(peer.public_key, 0.0)
+            counts = young_counts and not self._can_ask and self._began - before < _YOUNG
+            if peer.last_handshake and (peer.last_handshake != before or counts):
                 self.done[peer.public_key] = None
 
     def _of(self, device: Device) -> list[DevicePeer]:

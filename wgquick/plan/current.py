@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.plan.down import own_rules
 
 if TYPE_CHECKING:
     from wgquick.device import Device
@@ -45,8 +46,6 @@ class Current(NamedTuple):
 
         Empty if no rule refers to the fwmark's table. The suppress rule may be missing.
         """
-        from wgquick.plan.down import own_rules
-
         mark = self.device.fwmark if self.device else 0
         return tuple(rule for rule in own_rules(self.rules, mark) if mark and rule.family == family)
 

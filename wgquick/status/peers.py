@@ -37,7 +37,7 @@ _Counters = tuple[int, int]
 """The bytes received from a peer and sent to it."""
 
 
-class _Mark(NamedTuple):
+class _Sample(NamedTuple):
     """A peer's counters at a time."""
 
     time: float
@@ -49,7 +49,7 @@ class _Reading(NamedTuple):
 
     time: float
     counters: dict[bytes, _Counters]
-    heard: dict[bytes, _Mark]
+    heard: dict[bytes, _Sample]
 
 
 class History:
@@ -64,7 +64,7 @@ class History:
         A peer that the last reading does not have is missing.
         """
         counters = {peer.public_key.raw: (peer.rx_bytes, peer.tx_bytes) for peer in device.peers}
-        earlier, heard = self._last.get(device.name), dict[bytes, _Mark]()
+        earlier, heard = self._last.get(device.name), dict[bytes, _Sample]()
         self._last[device.name] = _Reading(now, counters, heard)
         if earlier is None:
             return {}
@@ -72,18 +72,18 @@ class History:
         for peer in device.peers:
             key = peer.public_key.raw
             if (before := earlier.counters.get(key)) is not None:
-                last, mark = _Mark(earlier.time, before), _Mark(now, counters[key])
-                is_heard = last.counters[0] != mark.counters[0] or last.counters[1] > mark.counters[1]
-                heard[key] = mark if is_heard else earlier.heard.get(key, last)
-                found[key] = _trend(peer, last, heard[key], mark)
+                last, latest = _Sample(earlier.time, before), _Sample(now, counters[key])
+                is_heard = last.counters[0] != latest.counters[0] or last.counters[1] > latest.counters[1]
+                heard[key] = latest if is_heard else earlier.heard.get(key, last)
+                found[key] = _trend(peer, last, heard[key], latest)
         return found
 
 
-def _trend(peer: DevicePeer, last: _Mark, heard: _Mark, mark: _Mark) -> Trend:
-    (rx, tx), (last_rx, last_tx) = mark.counters, last.counters
-    if mark.time <= last.time or rx < last_rx or tx < last_tx:  # the device was created again
+def _trend(peer: DevicePeer, last: _Sample, heard: _Sample, latest: _Sample) -> Trend:
+    (rx, tx), (last_rx, last_tx) = latest.counters, last.counters
+    if latest.time <= last.time or rx < last_rx or tx < last_tx:  # the device was created again
         return UNKNOWN
-    span, silence = mark.time - last.time, mark.time - heard.time
+    span, silence = latest.time - last.time, latest.time - heard.time
     interval = peer.persistent_keepalive
     keepalives = _EMPTY * (int(silence / interval) + 1) if interval else 0
     return Trend(
