@@ -130,7 +130,7 @@ class Firewall(Protocol):
     def present(self, name: str) -> tuple[tuple[str, int], ...]:
         """The kinds in which this interface has rules now, each with its family (0: both)."""
 
-    def standing(self, name: str) -> tuple[FirewallRules, ...]:
+    def existing(self, name: str) -> tuple[FirewallRules, ...]:
         """The current rules of this interface as values, one for each kind and family."""
 
     def replace(

@@ -158,15 +158,15 @@ def test_rules_are_read_back_and_a_flushed_chain_is_noticed(ns: Namespace) -> No
     with ns.entered():
         firewall.add("nft", "wg0", 4, addresses[4], 0xFFFFFFF0)
         firewall.add("nft", "wg0", 6, addresses[6], 51820, 4000)
-        assert firewall.standing("wg1") == ()
+        assert firewall.existing("wg1") == ()
         found = [
             FirewallRules("nft", 4, addresses[4], 0xFFFFFFF0),
             FirewallRules("nft", 6, addresses[6], 51820, 4000),
         ]
-        assert sorted(firewall.standing("wg0")) == found
+        assert sorted(firewall.existing("wg0")) == found
     ns.run(["nft", "flush", "chain", "ip", "wg-quick-wg0", "postmangle"])
     with ns.entered():
-        assert [each.whole for each in sorted(firewall.standing("wg0"))] == [False, True]
+        assert [each.whole for each in sorted(firewall.existing("wg0"))] == [False, True]
 
 
 def test_rules_are_replaced_completely_or_not_at_all(ns: Namespace) -> None:
@@ -174,10 +174,10 @@ def test_rules_are_replaced_completely_or_not_at_all(ns: Namespace) -> None:
         for fwmark, addresses in ((7, ["10.0.0.1"]), (8, []), (8, ["10.0.0.2", "10.0.0.3"])):
             packed = tuple(map(pack_address, addresses))
             firewall.replace("nft", "wg0", 4, packed, fwmark)
-            assert firewall.standing("wg0") == (FirewallRules("nft", 4, packed, fwmark),)
+            assert firewall.existing("wg0") == (FirewallRules("nft", 4, packed, fwmark),)
         with pytest.raises(OperationError):
             firewall.replace("nft", "wg0", 4, [b"too long an address"], 9)
-        assert firewall.standing("wg0")[0].fwmark == 8
+        assert firewall.existing("wg0")[0].fwmark == 8
 
 
 def test_a_refused_rule_leaves_no_part_of_the_table(ns: Namespace) -> None:

@@ -69,10 +69,10 @@ def test_both_rules_of_a_tunnel_may_have_priority_0() -> None:
 
 def test_existing_firewall_rules_count_not_the_added_ones() -> None:
     undos = (DeleteLink("wg0"), RemoveFirewall("wg0", "nft", 4), RemoveFirewall("wg0", "nft", 6))
-    standing = (("nft", 0), ("iptables", 6))
+    existing = (("nft", 0), ("iptables", 6))
     expected = (DeleteLink("wg0"), RemoveFirewall("wg0", "nft", 0), RemoveFirewall("wg0", "iptables", 6))
-    assert down.with_standing_firewalls(undos, "wg0", standing) == expected
-    assert down.with_standing_firewalls(undos, "wg0", ()) == (DeleteLink("wg0"),)
+    assert down.with_remaining_firewalls(undos, "wg0", existing) == expected
+    assert down.with_remaining_firewalls(undos, "wg0", ()) == (DeleteLink("wg0"),)
 
 
 def test_without_a_journal_a_given_table_keeps_the_rules() -> None:
@@ -82,8 +82,8 @@ def test_without_a_journal_a_given_table_keeps_the_rules() -> None:
 
 def test_a_stale_journal_spares_rules_of_the_next_tunnel() -> None:
     """After `wg-quick down`, the next full tunnel gets the same table and priorities."""
-    standing = (LOCAL, suppress_rule(32764), table_rule(51820, 32765), MAIN)
-    facts = DownFacts(exists=False, rules=standing, other_marks=frozenset({51820}))
+    existing = (LOCAL, suppress_rule(32764), table_rule(51820, 32765), MAIN)
+    facts = DownFacts(exists=False, rules=existing, other_marks=frozenset({51820}))
     remaining = [table_rule(51820, 32765, 6), suppress_rule(32764, 6)]  # the host has no IPv6 rules
     assert deleted(down.spare_others(ALL, facts)) == remaining
     assert deleted(down.spare_others(ALL, facts._replace(other_marks=frozenset({7})))) == deleted(ALL)

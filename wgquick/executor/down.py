@@ -98,7 +98,7 @@ def take_down(
     # PreDown hooks may move rules too.
     undos = with_moved_rules(departure.undos, (name,), host) if departure.before else departure.undos
     undos = plan_down.without_guard(undos) if keeps_guard else undos
-    faults = run.undo_all(plan_down.with_standing_firewalls(undos, name, host.firewall.present(name)))
+    faults = run.undo_all(plan_down.with_remaining_firewalls(undos, name, host.firewall.present(name)))
     host.userspace.clear(name)
     unfinished = WgqError("\n".join(faults), where=name, remedy=f"Run `wgq down {name}' again once that is fixed.")
     if faults and host.rtnl.link(name) is not None:

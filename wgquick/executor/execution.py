@@ -106,9 +106,9 @@ class Execution:
 
     def _is_recorded(self, undo: Undo) -> bool:
         if isinstance(undo, RemoveGuard):  # the latest one has the endpoints that the kill switch allows
-            from wgquick.plan.traffic import standing
+            from wgquick.plan.traffic import last_guard
 
-            return standing(self._undos) == undo
+            return last_guard(self._undos) == undo
         return any(_are_same(each, undo) for each in self._undos)
 
     @property

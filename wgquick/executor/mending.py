@@ -210,7 +210,7 @@ def _let_out(given: Recorded, endpoint: Endpoint, address: SocketAddress, host: 
 
     The journal gets the address first, for the next check and the next up.
     """
-    earlier = traffic.standing(given.record.undos)
+    earlier = traffic.last_guard(given.record.undos)
     if earlier is None:
         return
     known = dict(traffic.owned(earlier.allowed))
@@ -226,7 +226,7 @@ def allow_queries(name: str, servers: Collection[SocketAddress], host: Host) -> 
     """
     with host.interface_lock_if_free(name) as is_held:
         given = recorded(name, host) if is_held else None
-        guard = traffic.standing(given.record.undos) if given else None
+        guard = traffic.last_guard(given.record.undos) if given else None
         if given is None or guard is None or set(traffic.asked(guard.allowed)) == set(servers):
             return
         with suppress(OperationError):
@@ -235,13 +235,13 @@ def allow_queries(name: str, servers: Collection[SocketAddress], host: Host) -> 
 
 def asked(given: Recorded) -> frozenset[SocketAddress]:
     """The DNS servers that the kill switch allows."""
-    guard = traffic.standing(given.record.undos)
+    guard = traffic.last_guard(given.record.undos)
     return frozenset(traffic.asked(guard.allowed)) if guard else frozenset()
 
 
 def is_followed(given: Recorded, device: Device) -> bool:
     """Whether the kill switch, if there is one, allows the endpoints that the device has."""
-    guard = traffic.standing(given.record.undos)
+    guard = traffic.last_guard(given.record.undos)
     return guard is None or traffic.are_alike(traffic.followed(guard.allowed, device.peers), guard.allowed)
 
 
@@ -252,7 +252,7 @@ def follow(name: str, host: Host) -> tuple[str, ...]:
     """
     with host.interface_lock_if_free(name) as is_held:
         given = recorded(name, host) if is_held else None
-        guard = traffic.standing(given.record.undos) if given else None
+        guard = traffic.last_guard(given.record.undos) if given else None
         if given is None or guard is None:
             return ()
         device = host.wireguard.get(name)
@@ -301,7 +301,7 @@ def follow_lan(name: str, host: Host) -> tuple[Prefix, ...] | None:
                     undo.do(run)
         given = given._replace(record=given.record._replace(undos=(*others, *wanted)))
         journal.rewrite(given.record)
-        guard = traffic.standing(others)
+        guard = traffic.last_guard(others)
         if guard is not None:
             _set_guard(given, guard.allowed, device, host)
         return networks

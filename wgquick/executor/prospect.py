@@ -196,7 +196,7 @@ class _WireGuard(_Part):
 
 
 class _Firewall(_Part):
-    reads = ("choose", "standing", "is_guarded", "keeps_inbound", "add_lines", "remove_lines")
+    reads = ("choose", "existing", "is_guarded", "keeps_inbound", "add_lines", "remove_lines")
 
     def __init__(self, base: Firewall, state: _State) -> None:
         super().__init__(base, state)
@@ -204,8 +204,8 @@ class _Firewall(_Part):
 
     def present(self, name: str) -> tuple[tuple[str, int], ...]:
         state = self._state
-        standing = [each for each in self._firewall.present(name) if each not in state.removed_firewalls]
-        return tuple(dict.fromkeys((*standing, *sorted(state.firewalls))))
+        present = [each for each in self._firewall.present(name) if each not in state.removed_firewalls]
+        return tuple(dict.fromkeys((*present, *sorted(state.firewalls))))
 
     def add(
         self, kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0

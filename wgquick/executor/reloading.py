@@ -138,7 +138,7 @@ class Reload:
         self._journal = Journal(host.journal_directory, self._name)
         self._record = own(self._journal.read(), self._name, host)
         self._before = read_applied(self._record.applied, self._record.peers) if self._record else None
-        self._settings = with_standing(settings, self._record, self._before)
+        self._settings = with_recorded_extras(settings, self._record, self._before)
         if self._before is not None and self._before.mechanisms is not None:
             self._options = options.with_mechanisms(self._before.mechanisms)
         self._known = known_by(self._record, self._before, keep_foreign=reload_options.keep_foreign)
@@ -210,7 +210,7 @@ class Reload:
             missing = [each for each in wanted if each not in self._resolved]
             if not is_plan:
                 self._resolved |= self._resolve(missing)
-            elif plan_traffic.standing(self._known.undos or ()) is None:
+            elif plan_traffic.last_guard(self._known.undos or ()) is None:
                 self._resolved |= self._host.resolved_now(missing)
             self.unresolved = tuple(each for each in wanted if each not in self._resolved) if is_plan else ()
             for each in up.unknown(self.unresolved):
@@ -233,7 +233,7 @@ class Reload:
             change = reload.parts(change, now.device, lambda part: digest(part) not in spared)
         # The kernel sets the fwmark before it refuses a port (drivers/net/wireguard/netlink.c, wg_set_device).
         udp_port.check_change(self._name, change.first.listen_port, self._host)
-        guard = plan_traffic.standing(self._known.undos or ())
+        guard = plan_traffic.last_guard(self._known.undos or ())
         earlier = guard.allowed if guard else self._destinations(now.device)
         servers = traffic.servers(self._settings, guard, self._host)
         endpoints = plan_traffic.of_file(self._settings, self._resolved, earlier, servers)
@@ -284,7 +284,7 @@ class Reload:
         self, wanted: Sequence[Endpoint], device: Device, *, opens: bool
     ) -> dict[Endpoint, SocketAddress]:
         """The addresses of endpoints under a kill switch, which blocks the host's resolver; {} without one."""
-        guard = plan_traffic.standing(self._known.undos or ())
+        guard = plan_traffic.last_guard(self._known.undos or ())
         if guard is None or not wanted:
             return {}
         found = self._host.resolved_now(wanted)
@@ -511,7 +511,7 @@ def own(record: Record | None, name: str, host: Host) -> Record | None:
     return record
 
 
-def with_standing(settings: Settings, record: Record | None, before: Applied | None) -> Settings:
+def with_recorded_extras(settings: Settings, record: Record | None, before: Applied | None) -> Settings:
     """The settings with the extras that options of `up` have set. Only `down` removes these.
 
     A journal of an earlier version does not tell them from the file's.
@@ -536,7 +536,7 @@ def with_standing(settings: Settings, record: Record | None, before: Applied | N
 
 def with_one_guard(undos: tuple[Undo, ...]) -> tuple[Undo, ...]:
     """The undos with only the latest one of the kill switch."""
-    latest = plan_traffic.standing(undos)
+    latest = plan_traffic.last_guard(undos)
     return tuple(undo for undo in undos if not isinstance(undo, RemoveGuard) or undo is latest)
 
 

@@ -85,7 +85,7 @@ def _look(name: str, file: Settings | None, host: Host, options: Options) -> Bef
     file = file._replace(table="" if file.extras.netns else _table(applied, wanted))
     return Before(
         name,
-        reloading.with_standing(file, record, applied),
+        reloading.with_recorded_extras(file, record, applied),
         options._replace(
             backend="kernel" if current.link.kind == "wireguard" else "userspace",
             firewall=current.firewall[0].kind if current.firewall else options.firewall,

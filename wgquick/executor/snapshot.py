@@ -16,7 +16,7 @@ from wgquick.plan.facts import DesiredFacts, MtuFacts
 from wgquick.plan.given import merged
 from wgquick.plan.lost import CurrentExtras
 from wgquick.plan.steps import DeleteThrow, ForgetInbound, UnsetDns, parameter
-from wgquick.plan.traffic import standing as standing_guard
+from wgquick.plan.traffic import last_guard
 from wgquick.plan.up import SRC_VALID_MARK
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def current(name: str, host: Host, options: Options, record: Record | None = Non
     rules = observe.rules(host)
     src_valid_mark = host.sysctl.read(parameter(SRC_VALID_MARK))
     if link is None:
-        return Current(name, rules=rules, firewall=host.firewall.standing(name), src_valid_mark=src_valid_mark)
+        return Current(name, rules=rules, firewall=host.firewall.existing(name), src_valid_mark=src_valid_mark)
     return Current(
         name,
         link,
@@ -45,7 +45,7 @@ def current(name: str, host: Host, options: Options, record: Record | None = Non
         tuple(host.rtnl.link_addresses(name)),
         tuple(host.rtnl.link_routes(name)),
         rules,
-        host.firewall.standing(name),
+        host.firewall.existing(name),
         _dns(name, host, options, record),
         src_valid_mark,
         host.rtnl.takes_ipv6(name),
@@ -139,8 +139,8 @@ def _needs_table(settings: Settings, device_fwmark: int) -> bool:
 
 def _firewall(now: Current, host: Host, options: Options) -> str:
     """The kind of the existing rules, unless another kind is requested."""
-    standing = now.firewall[0].kind if now.firewall and options.firewall == "auto" else ""
-    return standing or host.firewall.choose(options.firewall)
+    present = now.firewall[0].kind if now.firewall and options.firewall == "auto" else ""
+    return present or host.firewall.choose(options.firewall)
 
 
 def _targets(settings: Settings, now: Current, resolved: Mapping[Endpoint, SocketAddress]) -> list[str]:
@@ -183,7 +183,7 @@ def extras(undos: Collection[Undo], name: str, host: Host) -> CurrentExtras:
         for family, table in places
         for destination in host.rtnl.routes(family=family, table=table)
     }
-    guard = standing_guard(undos)
+    guard = last_guard(undos)
     return CurrentExtras(
         frozenset(present),
         guard is None or host.firewall.is_guarded(name),

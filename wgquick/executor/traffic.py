@@ -82,7 +82,7 @@ def _set_guard(settings: Settings, found: EndpointFacts, host: Host, run: Execut
     asked = host.outside_servers(_given(settings, host)) if dns else ()
     resolvers = tuple(plan.servers(plan.with_servers((), asked)))
     facts = plan.TrafficFacts(lans=excluded_lans(settings, host))
-    asks = servers(settings, plan.standing(run.undos), host)
+    asks = servers(settings, plan.last_guard(run.undos), host)
     destinations = plan.of_file(settings, found.resolved, (), asks)
     run.apply(
         step._replace(guard=step.guard._replace(dns=dns, resolvers=resolvers))
@@ -134,9 +134,9 @@ def _dns_of(record: Record) -> Iterable[str]:
             return ()
 
 
-def standing(record: Record | None) -> RemoveGuard | None:
+def last_guard(record: Record | None) -> RemoveGuard | None:
     """The latest undo of a kill switch that an earlier run left in place, or None. Only down removes it."""
-    return plan.standing(record.undos if record else ())
+    return plan.last_guard(record.undos if record else ())
 
 
 def guard(settings: Settings, found: EndpointFacts, host: Host, run: Execution) -> None:
@@ -155,7 +155,7 @@ def blocked(name: str, host: Host) -> tuple[Note, ...]:
 
 def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Host, run: Execution) -> None:
     """Apply the settings that need the tunnel's fwmark and table, after its routes are added."""
-    device, earlier = host.wireguard.get(settings.name), plan.standing(run.undos)
+    device, earlier = host.wireguard.get(settings.name), plan.last_guard(run.undos)
     is_full = routes.default is not None
     wide = (ip.family for ip in routes.allowed_ips if is_full and ip.length == 0)
     full = frozenset(family for family in wide if family == 4 or routes.ipv6)
@@ -169,11 +169,11 @@ def keep(settings: Settings, found: EndpointFacts, routes: RouteFacts, host: Hos
 
 def follow_hooks(settings: Settings, device: Device, run: Execution) -> None:
     """Make the kill switch allow the endpoints, the mark and the port that PostUp hooks have set on the device."""
-    standing = plan.standing(run.undos)
+    earlier = plan.last_guard(run.undos)
     last = next((step for step in reversed(run.taken) if isinstance(step, SetGuard)), None)
-    if standing is None or last is None:
+    if earlier is None or last is None:
         return
-    destinations = plan.followed(standing.allowed, device.peers)
+    destinations = plan.followed(earlier.allowed, device.peers)
     port = device.listen_port or last.guard.port
     wanted = last.guard._replace(mark=device.fwmark, port=port, endpoints=plan.sockets(destinations))
     if wanted != last.guard:

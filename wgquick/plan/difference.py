@@ -175,12 +175,12 @@ class _Guard:
     ) -> None:
         self._name, self._is_wanted = now.name, wanted.settings.extras.kill_switch
         undos, device = known.undos or (), now.device
-        standing = traffic.standing(undos)
-        self._stands = standing is not None
-        self._is_idle = device is None or known.undos is None or not (self._stands or self._is_wanted)
+        guard = traffic.last_guard(undos)
+        self._is_set = guard is not None
+        self._is_idle = device is None or known.undos is None or not (self._is_set or self._is_wanted)
         if device is None or self._is_idle:
             return
-        allowed = standing.allowed if standing else traffic.followed((), device.peers)
+        allowed = guard.allowed if guard else traffic.followed((), device.peers)
         last = traffic.followed(endpoints, reload.peers_after(device, change))
         both = traffic.joined(allowed, last)
         own = known.extras or Extras()
@@ -198,19 +198,19 @@ class _Guard:
         moves = any(peer.endpoint is not None for peer in change.first.peers)
         opens = is_renamed or not _lies_in(after._replace(endpoints=before.endpoints), before)
         opens = opens or (moves and (is_unknown or set(sockets) != set(before.endpoints)))
-        is_removed = self._stands and facts.extras is not None and not facts.extras.guarded
-        if not self._stands and _are_equal(during, after._replace(endpoints=sockets)) and _lies_in(during, after):
+        is_removed = self._is_set and facts.extras is not None and not facts.extras.guarded
+        if not self._is_set and _are_equal(during, after._replace(endpoints=sockets)) and _lies_in(during, after):
             self._during = self._after
         elif is_removed and not opens:
             self._during = self._before
-        self._opens = self._is_wanted if is_removed else opens or not self._stands
+        self._opens = self._is_wanted if is_removed else opens or not self._is_set
         self._then = self._during if self._opens else self._before
         alike = _are_equal(self._then.guard, after) and traffic.are_alike(self._then.allowed, last)
-        self._closes = not alike or (is_unknown and self._stands)
+        self._closes = not alike or (is_unknown and self._is_set)
 
     def opened(self) -> Iterator[Move]:
         if not self._is_idle and self._opens:
-            back = self._before if self._stands else UndoStep(RemoveGuard(self._name, self._during.allowed))
+            back = self._before if self._is_set else UndoStep(RemoveGuard(self._name, self._during.allowed))
             yield Move(self._during, (back,))
 
     def closed(self) -> Iterator[Move]:
@@ -558,10 +558,10 @@ def _sysctl_released(wanted: Desired, known: Known) -> Iterator[Move]:
 
 
 def _firewall(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
-    standing = {(rules.kind, rules.family): rules for rules in now.firewall}
+    existing = {(rules.kind, rules.family): rules for rules in now.firewall}
     for rules in wanted.firewall:
         place = (rules.kind, rules.family)
-        found = standing.get(place)
+        found = existing.get(place)
         undo = RemoveFirewall(now.name, rules.kind, rules.family)
         if found is None:
             yield Move(AddFirewall(now.name, *rules[:5]), (UndoStep(undo),))

@@ -142,7 +142,7 @@ def with_moved_rules(undos: Iterable[Undo], rules: Iterable[Rule]) -> tuple[Undo
     return (*steps, *map(DeleteRule, found))
 
 
-def with_standing_firewalls(
+def with_remaining_firewalls(
     undos: Iterable[Undo], name: str, firewalls: Iterable[tuple[str, int]]
 ) -> tuple[Undo, ...]:
     """The undos; those for firewall rules are replaced by undos for all existing ones (remove_firewall)."""
@@ -178,12 +178,12 @@ def _others_rules(undos: Iterable[Undo], facts: DownFacts) -> set[Rule]:
     """
     own = {step.rule for step in undos if isinstance(step, DeleteRule)}
     tables = {rule.table for rule in own if rule.fwmark is not None}
-    standing = [rule for rule in facts.rules if rule.fwmark is not None and not rule.other]
+    marked = [rule for rule in facts.rules if rule.fwmark is not None and not rule.other]
 
     def is_ours(rule: Rule) -> bool:
         if rule.table not in facts.other_marks:
             return rule.table in tables
-        return rule in own and any(_is_moved(other, rule) for other in standing)
+        return rule in own and any(_is_moved(other, rule) for other in marked)
 
-    theirs = [rule for rule in standing if not is_ours(rule)]
+    theirs = [rule for rule in marked if not is_ours(rule)]
     return {each for rule in theirs for each in (rule, *_partner(rule, facts.rules))}

@@ -153,9 +153,9 @@ def _sysctl(recorded: tuple[Undo, ...], now: Current) -> Iterator[Lost]:
 
 
 def _firewall(applied: Applied, now: Current) -> Iterator[Lost]:
-    standing = {(rules.kind, rules.family) for rules in now.firewall if rules.whole}
+    existing = {(rules.kind, rules.family) for rules in now.firewall if rules.whole}
     for rules in applied.firewall:
-        if (rules.kind, rules.family) not in standing:
+        if (rules.kind, rules.family) not in existing:
             text = f"{rules.kind} rules of IPv{rules.family}"
             yield Lost("firewall", text, ReplaceFirewall(now.name, rules))
 

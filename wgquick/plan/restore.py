@@ -135,7 +135,7 @@ def moves(
     aim = _desired(before, file)
     change = _device_change(before, device, aim.settings, given)
     aim = aim._replace(addresses=_in_their_order(aim, now))
-    guard = traffic.standing(before.undos)
+    guard = traffic.last_guard(before.undos)
     found = difference(aim, now, known, change, facts, guard.allowed if guard else ()).moves
     return (*found, Move(_MARK_OFF)) if _is_mark_left(before, now, known, facts) else found
 

@@ -152,7 +152,7 @@ def followed(destinations: tuple[Destination, ...], peers: Iterable[DevicePeer])
     return with_servers((*of_file, *roamed), asked(destinations))
 
 
-def standing(undos: Iterable[Undo]) -> RemoveGuard | None:
+def last_guard(undos: Iterable[Undo]) -> RemoveGuard | None:
     """The latest undo of a kill switch; None if there is none."""
     return next((undo for undo in reversed(tuple(undos)) if isinstance(undo, RemoveGuard)), None)
 

@@ -42,7 +42,7 @@ def json_text(status: Status) -> str:
     """One line: `{"version", "time", "interfaces": [...]}`; the fields are those of wgquick.status.values."""
     interfaces = [_interface_fields(each) for each in status.interfaces]
     document = {"version": VERSION, "time": round(status.time, 3), "interfaces": interfaces}
-    document["standing_kill_switches"] = list(status.standing)
+    document["standing_kill_switches"] = list(status.remaining_kill_switches)
     document["trials"] = [each._asdict() for each in status.trials]
     return json.dumps(document) + "\n"
 
@@ -64,7 +64,7 @@ def _peer_fields(peer: PeerStatus) -> dict[str, object]:
 def text(status: Status, paint: Paint = plain, width: int = WIDTH) -> str:
     """The interfaces one below the other, each with a table of its peers."""
     parts = ["\n".join(_interface(each, status.time, paint, width)) + "\n" for each in status.interfaces]
-    for name in status.standing:
+    for name in status.remaining_kill_switches:
         parts.append(f"{name} is deleted, but its kill switch is still active: `wgq down {name}' removes it.\n")
     parts += [f"{_trial(each)}\n" for each in status.trials]
     return "\n".join(parts) or "No WireGuard interface is up.\n"

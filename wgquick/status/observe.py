@@ -14,7 +14,7 @@ from wgquick.errors import OperationError, WgqError, not_up, not_wireguard
 from wgquick.executor import places, trial
 from wgquick.executor.journal import Journal, others
 from wgquick.executor.observe import rules
-from wgquick.executor.traffic import standing
+from wgquick.executor.traffic import last_guard
 from wgquick.options import DIRECTORY
 from wgquick.plan.given import merged
 from wgquick.plan.steps import RemoveGuard, UnsetDns
@@ -73,7 +73,7 @@ class Observer:
         must_be = bool(asked) and not missing
         found = tuple(filter(None, (self._located(name, must_be=must_be) for name in there)))
         trials = tuple(each for each in self._trials() if not asked or each.interface in asked)
-        return Status(time.time(), found, () if asked else self._standing(tuple(there)), trials)
+        return Status(time.time(), found, () if asked else self._remaining_kill_switches(tuple(there)), trials)
 
     def _trials(self) -> Iterator[TrialStatus]:
         for name, found, has_watchdog in trial.all_seen(self._host.journal_directory):
@@ -97,10 +97,10 @@ class Observer:
                 self._host = here
         return found._replace(netns=where.netns) if found else None
 
-    def _standing(self, there: Sequence[str]) -> tuple[str, ...]:
+    def _remaining_kill_switches(self, there: Sequence[str]) -> tuple[str, ...]:
         """The deleted interfaces with a remaining kill switch, from their journals."""
         records = others(self._host.journal_directory, "")
-        return tuple(each.name for each in records if each.name not in there and standing(each))
+        return tuple(each.name for each in records if each.name not in there and last_guard(each))
 
     def _interface(self, name: str, *, must_be: bool) -> InterfaceStatus | None:
         link = self._host.rtnl.link(name) if 0 < len(name) <= _LONGEST_NAME else None

@@ -108,11 +108,11 @@ class TrialStatus(NamedTuple):
 
 
 class Status(NamedTuple):
-    """The interfaces at one time. `standing` are the names of deleted interfaces with a remaining kill switch."""
+    """The interfaces at one time. `remaining_kill_switches`: names of deleted interfaces that still have one."""
 
     time: float
     interfaces: tuple[InterfaceStatus, ...]
-    standing: tuple[str, ...] = ()
+    remaining_kill_switches: tuple[str, ...] = ()
     trials: tuple[TrialStatus, ...] = ()
 
     @property

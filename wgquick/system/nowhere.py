@@ -76,7 +76,7 @@ class _Firewall:
     def present(self, name: str) -> tuple[tuple[str, int], ...]:
         return ()
 
-    def standing(self, name: str) -> tuple[object, ...]:
+    def existing(self, name: str) -> tuple[object, ...]:
         return ()
 
     def is_guarded(self, name: str) -> bool:

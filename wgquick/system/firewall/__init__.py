@@ -42,7 +42,7 @@ def present(name: str) -> tuple[tuple[str, int], ...]:
     return (*of_nft, *(("iptables", family) for family in iptables.present(name)))
 
 
-def standing(name: str) -> tuple[FirewallRules, ...]:
+def existing(name: str) -> tuple[FirewallRules, ...]:
     """The current rules of this interface as values, one for each kind and family.
 
     For iptables only their existence is read: `fwmark` is 0, and they count as whole.
@@ -51,7 +51,7 @@ def standing(name: str) -> tuple[FirewallRules, ...]:
     from wgquick.system.firewall import iptables, nft_read
 
     of_iptables = (FirewallRules("iptables", family) for family in iptables.present(name))
-    return (*nft_read.standing(name), *of_iptables)
+    return (*nft_read.existing(name), *of_iptables)
 
 
 def replace(kind: str, name: str, family: int, addresses: Sequence[bytes], fwmark: int, port: int = 0) -> None:

@@ -56,10 +56,10 @@ def remove(name: str, family: int = 0) -> None:
 def present(name: str) -> tuple[int, ...]:
     """The families with a rule that has this interface's comment."""
     of_nft = iptables_nft.present(comment(name))
-    return tuple(each for each in _NAMES if each in of_nft or _stands(name, each))
+    return tuple(each for each in _NAMES if each in of_nft or _exists(name, each))
 
 
-def _stands(name: str, family: int) -> bool:
+def _exists(name: str, family: int) -> bool:
     tables = _loaded(family)
     return bool(tables) and _reader(family).present(comment(name), family, tables)
 

@@ -30,7 +30,7 @@ Meaning = tuple[str, tuple[tuple[str, object], ...]]
 """A rule: its chain, and each expression's name and attributes."""
 
 
-def standing(name: str) -> tuple[FirewallRules, ...]:
+def existing(name: str) -> tuple[FirewallRules, ...]:
     """The tables of this interface's name, one per family."""
     found = nft.all_tables(f"cannot list the nftables tables of {name}")
     title = f"wg-quick-{name}"

@@ -47,7 +47,7 @@ def guard(name: str, wanted: Guard) -> None:
     table = _table("guard", name)
     own = _own_rules(name, wanted)
     with runtime.locked_guards():
-        others = _standing_guards(table)
+        others = _existing_guards(table)
         change = (
             _changed(table, own) if _is_whole(_listed("table", "inet", table)) else _replaced(table, _chains(own))
         )
@@ -58,7 +58,7 @@ def remove_guard(name: str) -> None:
     """Remove the kill switch; does nothing if there is none."""
     table = _table("guard", name)
     with runtime.locked_guards():
-        _run(_removed(table) + _shared(_standing_guards(table)))
+        _run(_removed(table) + _shared(_existing_guards(table)))
 
 
 class _Own(NamedTuple):
@@ -68,7 +68,7 @@ class _Own(NamedTuple):
     forward: tuple[str, ...]
 
 
-def _standing_guards(but: str) -> dict[str, _Own]:
+def _existing_guards(but: str) -> dict[str, _Own]:
     """The own rules of the existing kill switches by table, without the table `but`."""
     names = (line.partition("table inet ")[2] for line in _listed("tables").splitlines())
     tables = [each for each in names if each.startswith("wgq-guard-") and each != but]
@@ -105,15 +105,15 @@ def _shared(guards: Mapping[str, _Own]) -> str:
 
 def is_guarded(name: str) -> bool:
     """Whether the interface has a kill switch."""
-    return _stands(_table("guard", name))
+    return _exists(_table("guard", name))
 
 
 def keeps_inbound(name: str) -> bool:
     """Whether the rules of `keep_inbound` exist."""
-    return _stands(_table("inbound", name))
+    return _exists(_table("inbound", name))
 
 
-def _stands(table: str) -> bool:
+def _exists(table: str) -> bool:
     program = _program()
     if program is None:
         return False
