@@ -19,6 +19,7 @@ from tests.netns import name_server
 from tests.netns.pair import Pair, pair, ping
 from tests.netns.tunnels import FULL, WGQ, config, mark, rules, wgq, write
 from tests.waiting import until
+from wgquick import api
 from wgquick.upkeep import clocks, pace
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tests.namespaces import Namespace
     from wgquick.upkeep.events import Event
 
-SOON = 30.0
+SOON = 120.0
 """Seconds that a loaded machine may take; a quiet one has two."""
 
 
@@ -40,8 +41,8 @@ class Watch:
         self.process, self._path = process, path
 
     def events(self, event: str = "") -> list[dict[str, Any]]:
-        """The events so far, or those of one kind."""
-        events = [json.loads(line) for line in self._path.read_text().splitlines()]
+        """The events so far, or those of one kind. A reader may see only a part of the last line."""
+        events = [json.loads(line) for line in self._path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
         return [each for each in events if event in ("", each["event"])]
 
     def await_event(self, event: str) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class Watch:
     def end(self) -> int:
         """End the watch as a service manager does. Returns the exit status."""
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(SOON)
 
 
 @contextmanager
@@ -99,25 +100,38 @@ LOSSES = {
 }
 
 
+def restored_in(machine: Namespace, watch: Watch, kind: str) -> float:
+    """The seconds from the beginning of a loss to the event that says that it is restored."""
+    whole, began = state(machine), time.time()
+    machine.run(["sh", "-c", LOSSES[kind]])
+
+    def times() -> list[float]:
+        return [each["time"] for each in watch.events(f"{kind}-restored") if each["time"] >= began]
+
+    until(times, f"{kind}-restored")
+    until(lambda: state(machine) == whole, "the state before")
+    return times()[0] - began
+
+
+@pytest.mark.alone
 def test_losses_are_restored_within_two_seconds(machine: Namespace, tmp_path: Path) -> None:
-    before = state(machine)
-    took = {}
+    """The best of three times: one may be that of other work on the machine."""
     with watching(machine, tmp_path) as watch:
-        for kind, command in LOSSES.items():
-            began = time.time()
-            machine.run(["sh", "-c", command])
-            watch.await_event(f"{kind}-restored")
-            until(lambda: state(machine) == before, "the state before")
-            took[kind] = watch.events(f"{kind}-restored")[0]["time"] - began
-    load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    assert max(took.values()) < 2 * max(1.0, load), took
+        took = {kind: min(restored_in(machine, watch, kind) for _ in range(3)) for kind in LOSSES}
+    assert max(took.values()) < 2, took
+
+
+def test_losses_are_restored(machine: Namespace, tmp_path: Path) -> None:
+    with watching(machine, tmp_path) as watch:
+        for kind in LOSSES:
+            restored_in(machine, watch, kind)
     assert {each["interface"] for each in watch.events()} == {"wg0"}
     assert watch.events("firewall-restored")[0]["culprit"] == "nft"
 
 
 def test_dns_replaced_by_another_program_is_restored(machine: Namespace, tmp_path: Path) -> None:
     with watching(machine, tmp_path) as watch:
-        machine.run(["sh", "-c", "echo nameserver 198.51.100.53 >/etc/resolv.conf"])
+        machine.run(["sh", "-c", "echo nameserver 198.51.100.53 >/etc/new; mv /etc/new /etc/resolv.conf"])
         assert watch.await_event("dns-restored")["text"] == "10.0.0.53"
         assert "nameserver 10.0.0.53" in machine.out("cat", "/etc/resolv.conf")
     wgq(machine, "down", "wg0")
@@ -214,7 +228,8 @@ def test_check_only_changes_nothing(machine: Namespace, tmp_path: Path) -> None:
     with watching(machine, tmp_path, "--check-only") as watch:
         watch.await_event("firewall-missing")
         machine.run(["ip", "-4", "addr", "flush", "dev", "wg0"])
-        watch.await_event("address-missing")
+        for kind in ("address", "route", "rule"):
+            watch.await_event(f"{kind}-missing")
     assert {each["event"] for each in watch.events()} == {
         f"{kind}-missing" for kind in ("firewall", "rule", "address", "route")
     }
@@ -249,7 +264,7 @@ def test_other_signals_end_the_watch_with_their_status(machine: Namespace) -> No
     machine.run(["ip", "rule", "del", "table", "51820"])
     until(lambda: rules(machine).count("lookup 51820") == 2, "both rules")
     process.send_signal(signal.SIGHUP)
-    assert process.wait(30) == 129
+    assert process.wait(SOON) == 129
 
 
 def test_a_fight_is_given_up_and_names_the_culprit(machine: Namespace) -> None:
@@ -280,7 +295,8 @@ def test_the_kill_switch_is_restored(tmp_path: Path) -> None:
             config("# wgq: kill-switch = on\n# wgq: exclude = 198.51.100.0/24\n# wgq: keep-inbound = on", FULL),
         )
         wgq(machine, "up", "wg0")
-        before = machine.out("nft", "list", "ruleset"), machine.out("ip", "route", "show", "table", "51820")
+        route = "ip", "route", "show", "table", "51820"
+        before = machine.out("nft", "list", "ruleset"), machine.out(*route)
         assert "wgq-guard-wg0" in before[0]
         assert "throw 198.51.100.0/24" in before[1]
         with watching(machine, tmp_path) as watch:
@@ -290,7 +306,7 @@ def test_the_kill_switch_is_restored(tmp_path: Path) -> None:
                 lambda: sorted(_lines(machine, "nft list ruleset")) == sorted(before[0].splitlines()),
                 "the tables before",
             )
-            assert _lines(machine, "ip route show table 51820") == before[1].splitlines()
+            until(lambda: machine.out(*route) == before[1], "the routes before")
             wgq(machine, "down", "wg0")
         assert machine.out("nft", "list", "ruleset") == ""
 
@@ -492,7 +508,7 @@ def test_tunnels_in_other_namespaces_are_watched(tmp_path: Path) -> None:
             assert watch.await_event("route-restored")["text"] == "0.0.0.0/0"
             ends.one.run([*inside, "address", "del", "10.7.0.1/24", "dev", "wg0"])
             watch.await_event("address-restored")
-            ends.one.run(["sh", "-c", "echo >/etc/netns/vpn/resolv.conf"])
+            ends.one.run(["sh", "-c", "cd /etc/netns; echo >new; mv new vpn/resolv.conf"])
             watch.await_event("dns-restored")
             assert "10.7.0.53" in ends.one.out("cat", "/etc/netns/vpn/resolv.conf")
             watch.await_event("endpoint-resolved")
@@ -519,31 +535,39 @@ def open_namespaces(machine: Namespace, watch: Watch) -> int:
 
 
 def name(machine: Namespace, address: str) -> None:
-    """Set the address of the far end's name."""
-    machine.run(["sh", "-c", "cat >/etc/hosts"], input=f"{address} far.example\n")
+    """Set the address of the far end's name; a reader sees the old file or the new one."""
+    machine.run(["sh", "-c", "cat >/etc/new; mv /etc/new /etc/hosts"], input=f"{address} far.example\n")
 
 
 def test_watch_starts_new_sessions_after_sleep(tmp_path: Path) -> None:
     """A session does not survive sleep: the other end has discarded it."""
 
-    async def watch_for(seconds: float) -> None:
+    def handshake() -> float:
+        return api.devices(["wg0"])[0].peers[0].last_handshake
+
+    async def consume() -> None:
         async with aclosing(wgquick.watch()) as events:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    async for _ in events:
-                        pass
+            async for _ in events:
+                pass
+
+    async def watch_until_handshake(before: float) -> None:
+        watching = asyncio.create_task(consume())
+        async with asyncio.timeout(SOON):
+            while handshake() == before:
+                await asyncio.sleep(0.1)
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
 
     def watch_after_sleep() -> None:
         clocks.Clocks.jumped = lambda self: True  # type: ignore[method-assign]
-        asyncio.run(watch_for(8))  # five seconds have to pass between two initiations (REKEY_TIMEOUT)
+        asyncio.run(watch_until_handshake(handshake()))
 
     with pair() as ends:
         ends.write("PersistentKeepalive = 25")
         wgq(ends.two, "up", "wg0")
-        wgq(ends.one, "up", "wg0", "--wait")
-        before = ends.one.out("wg", "show", "wg0", "latest-handshakes")
+        wgq(ends.one, "up", "wg0", "--wait=60")
         ends.one.call(watch_after_sleep)
-        assert ends.one.out("wg", "show", "wg0", "latest-handshakes") != before
 
 
 def test_python_iterates_over_the_events(machine: Namespace) -> None:

@@ -69,6 +69,7 @@ def _more_instances() -> Iterator[None]:
     INSTANCES.write_text(usual)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("_more_instances")
 def test_an_idle_watch_of_a_hundred_interfaces_costs_little(tmp_path: Path) -> None:
     """MOST seconds of processor time, and 60 MB; a fifth are in two other network namespaces."""
