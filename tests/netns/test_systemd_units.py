@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.namespaces import host
+from tests.netns.pair import ping
 from tests.resolvers import install
 
 if TYPE_CHECKING:
@@ -106,13 +107,13 @@ def test_a_reload_of_a_full_tunnel_changes_only_the_peers(machine: Namespace, fa
     machine.run(["sh", "-c", "umask 077; cat >/run/key"], input=HOOKS)
     write(machine, full_tunnel(f"[Peer]\nPublicKey = {OLD}\nAllowedIPs = 10.66.0.0/16\n"))
     machine.run(["sh", "-c", setting("ExecStart")])
-    machine.run(["ping", "-c", "1", "-W", "20", "10.0.0.2"])
+    ping(machine, "10.0.0.2")
     far.run(["wg", "set", "wg0", "listen-port", "51999"])
-    far.run(["ping", "-c", "1", "-W", "20", "10.0.0.1"])
+    ping(far, "10.0.0.1")
     device, peers = dump(machine)
     assert (device[0], device[3]) == (HOOKS, "0xca6c")
     assert peers[public(FAR_KEY)][2] == "192.0.2.1:51999"
-    pings = machine.popen(["ping", "-i", "0.1", "-c", "30", "-W", "20", "10.0.0.2"], stdout=subprocess.PIPE)
+    pings = machine.popen(["ping", "-i", "0.1", "-c", "30", "-W", "60", "10.0.0.2"], stdout=subprocess.PIPE)
     write(machine, full_tunnel(f"[Peer]\nPublicKey = {NEW}\nAllowedIPs = 10.88.0.0/16\n"))
     done = machine.run(["sh", "-c", setting("ExecReload")])
     output, _ = pings.communicate(timeout=120)

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import json
 import random
-import time
-from typing import TYPE_CHECKING
+import subprocess
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.namespaces import namespace
 from tests.netns import fibs
+from tests.waiting import until
 from wgquick.diagnosis.fib import walk
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.diagnosis.reverse import arrive
@@ -47,16 +49,33 @@ def compare(seed: int, questions: int = QUESTIONS) -> list[str]:
 
 
 def settled() -> Snapshot:
-    """A snapshot after the last change: linkwatch_event() of the kernel updates carriers later."""
-    before = snapshot(public_key_of)
-    deadline = time.monotonic() + 30
-    while True:
-        time.sleep(0.05)
-        after = snapshot(public_key_of)
-        if (after.routes, after.links, after.rules) == (before.routes, before.links, before.rules):
-            return after
-        assert time.monotonic() < deadline, "the namespace does not settle"
-        before = after
+    """A snapshot after the last change, also those that the kernel makes in its work queues."""
+    until(is_quiet, "linkwatch_event() and addrconf_dad_work() of the kernel have run")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # it waits for rtnl_lock(), which they hold
+    return snapshot(public_key_of)
+
+
+def is_quiet() -> bool:
+    """Whether the carriers are as the ends of each pair of links, and IPv6 addresses have their local routes."""
+    links = {link["ifname"]: link for link in listed("link")}
+    up = {name for name, link in links.items() if "UP" in link["flags"]}
+    running = {name for name, link in links.items() if link["operstate"] == "UP"}
+    if running != {name for name in up if links[name].get("link") in up}:
+        return False
+    local = {(route["dst"], route["dev"]) for route in listed("-6", "route", "show", "table", "local")}
+    return all(
+        (address["local"], name) in local
+        for link in listed("-6", "address")
+        if (name := link["ifname"]) in running
+        for address in link["addr_info"]
+    )
+
+
+def listed(*words: str) -> list[dict[str, Any]]:
+    """The output of `ip -json`."""
+    printed = subprocess.run(["ip", "-json", *words], stdout=subprocess.PIPE, text=True, check=True).stdout
+    found: list[dict[str, Any]] = json.loads(printed or "[]")
+    return found
 
 
 @settings(max_examples=EXAMPLES)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PEERS = 6
 DRAWS = 25
 INITIATION = 148
+PATIENCE = 60.0
 
 
 def address(draw: random.Random) -> str:
@@ -48,7 +49,7 @@ def compare(seed: int) -> list[str]:
         ends = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in keys]
         for end in ends:
             end.bind(("127.0.0.1", 0))
-            end.settimeout(10)
+            end.settimeout(PATIENCE)
         where = [SocketAddress("127.0.0.1", end.getsockname()[1]) for end in ends]
         out = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         for _ in range(DRAWS):
@@ -83,7 +84,7 @@ def _waiting(end: socket.socket) -> list[bytes]:
     except BlockingIOError:
         return []
     finally:
-        end.settimeout(10)
+        end.settimeout(PATIENCE)
 
 
 def test_the_traced_peer_is_the_one_that_the_device_sends_to(machine: Namespace) -> None:

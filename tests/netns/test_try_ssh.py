@@ -56,7 +56,7 @@ def _start_sshd(machine: Namespace) -> None:
 
 def ssh(*command: str) -> list[str]:
     """A command on one, through the tunnel."""
-    options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5"]
+    options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=60"]
     words = [word for option in options for word in ("-o", option)]
     return ["ssh", "-F", "none", "-i", "/run/ssh/key", *words, "root@10.7.0.1", shlex.join(command)]
 
@@ -76,9 +76,11 @@ def test_a_change_that_cuts_the_session_off_is_rolled_back() -> None:
 
 def test_a_session_that_dies_with_the_change_leaves_a_rollback() -> None:
     with reachable() as ends:
-        session = ends.two.popen(ssh(*WGQ, "try", "down", "wg0", "--timeout", "4"), stderr=subprocess.DEVNULL)
+        session = ends.two.popen(ssh(*WGQ, "try", "down", "wg0", "--timeout", "300"), stderr=subprocess.DEVNULL)
         until(lambda: "wg0" not in ends.one.out("ip", "link"), "the end of the link")
         session.kill()
+        soon = [*WGQ, "confirm", "wg0", "--extend", "0.1"]
+        until(lambda: ends.one.run(soon, check=False).returncode == 0, "the trial")
         until(lambda: "wg0" in ends.one.out("ip", "link"), "the link")
         until(lambda: ends.two.run(ssh("true"), check=False).returncode == 0, "a login")
 
@@ -87,7 +89,7 @@ def test_a_new_session_confirms() -> None:
     with reachable() as ends:
         text = ends.one.out("cat", "/etc/wireguard/wg0.conf")
         write(ends.one, text.replace("10.7.0.2/32", "10.7.0.2/32, 10.8.0.0/24"))
-        first = ends.two.popen(ssh(*WGQ, "try", "reload", "wg0", "--timeout", "60"), stderr=subprocess.DEVNULL)
+        first = ends.two.popen(ssh(*WGQ, "try", "reload", "wg0", "--timeout", "300"), stderr=subprocess.DEVNULL)
         until(lambda: ends.two.run(ssh(*WGQ, "confirm", "wg0"), check=False).returncode == 0, "the confirmation")
         assert first.wait(60) == 0
         assert "10.8.0.0/24" in ends.one.out("wg", "show", "wg0", "allowed-ips")

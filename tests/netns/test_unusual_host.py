@@ -42,6 +42,7 @@ SAMPLE = (
 )
 
 
+@pytest.mark.timeout(900)
 def test_some_tests_pass_beside_another_resolvconf() -> None:
     """None of them calls the machine's programs or reads its /etc."""
     run = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ODD, "sh"]

@@ -295,11 +295,11 @@ def test_a_signal_during_up_rolls_it_back(machine: Namespace, number: signal.Sig
     )
     until(lambda: not machine.run(["test", "-e", "/run/reached"], check=False).returncode, "the hook runs")
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number, stderr.decode()
     assert (rules(machine), machine.out("cat", "/etc/resolv.conf")) == (before, resolv)
     assert "wg0" not in links(machine)
-    assert programs(machine, "sleep") == []
+    until(lambda: not programs(machine, "sleep"), "the end of the hook's program")
 
 
 def test_the_daemon_survives_signals_to_the_callers_group(machine: Namespace) -> None:
@@ -307,7 +307,7 @@ def test_the_daemon_survives_signals_to_the_callers_group(machine: Namespace) ->
     process = machine.popen(
         [*WGQ, "up", "wg0"], env=dict(os.environ), start_new_session=True, stderr=subprocess.PIPE
     )
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     (daemon,) = programs(machine, "wgq-userspace")
     assert os.getpgid(daemon) != process.pid
@@ -324,7 +324,7 @@ def test_full_tunnels_started_at_once_get_different_tables(machine: Namespace) -
     for number, name in enumerate(names):
         write(machine, config("", FULL, address=f"10.{number}.0.1/24"), name)
     starting = [machine.popen([*WGQ, "up", name], env=dict(os.environ), stderr=subprocess.PIPE) for name in names]
-    transcripts = [process.communicate(timeout=60)[1].decode() for process in starting]
+    transcripts = [process.communicate(timeout=120)[1].decode() for process in starting]
     assert [process.returncode for process in starting] == [0] * len(names), transcripts
     marks = {machine.out("wg", "show", name, "fwmark").strip() for name in names}
     assert marks == {hex(51820 + number) for number in range(len(names))}

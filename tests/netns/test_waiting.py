@@ -49,7 +49,7 @@ def silence(ends: Pair) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_up_waits_for_the_handshake(ends: Pair, backend: str) -> None:
-    up(ends, "--wait", backend=backend)
+    up(ends, "--wait=60", backend=backend)
     assert int(shown(ends, "latest-handshakes")) > 0
     assert shown(ends, "persistent-keepalive") == "off"
     sent = int(ends.one.out("wg", "show", "wg0", "transfer").split()[2])
@@ -85,22 +85,22 @@ def test_an_unknown_peer_or_option_is_refused_before_any_change(ends: Pair) -> N
     for arguments in (("--wait", "--wait-for", "nobody"), ("--or-down",), ("--wait=soon",)):
         up(ends, *arguments, status=1)
     assert "wg0" not in links(ends.one)
-    up(ends, "--wait", "--wait-for", "the other")
+    up(ends, "--wait=60", "--wait-for", "the other")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_wait_begins_a_handshake(ends: Pair, backend: str) -> None:
     up(ends, backend=backend)
     assert shown(ends, "latest-handshakes") == "0"
-    wgq(ends.one, "wait", "wg0")
+    wgq(ends.one, "wait", "wg0", "--timeout", "60")
     assert int(shown(ends, "latest-handshakes")) > 0
     assert shown(ends, "persistent-keepalive") == "off"
 
 
 def test_wait_needs_a_handshake_newer_than_the_call(ends: Pair) -> None:
-    up(ends, "--wait")
+    up(ends, "--wait=60")
     first = shown(ends, "latest-handshakes")
-    wgq(ends.one, "wait", "wg0", "--for", ends.key_of_two)
+    wgq(ends.one, "wait", "wg0", "--for", ends.key_of_two, "--timeout", "60")
     assert shown(ends, "latest-handshakes") > first
     silence(ends)
     error = wgq(ends.one, "wait", "wg0", "--timeout", "1", status=4).stderr
@@ -120,7 +120,7 @@ def test_wait_says_why_it_cannot_wait(ends: Pair) -> None:
 
 def test_wait_from_python_returns_the_keys(ends: Pair) -> None:
     up(ends)
-    keys = ends.one.call(wgquick.wait, "wg0", 15.0, "all")
+    keys = ends.one.call(wgquick.wait, "wg0", 60.0, "all")
     assert [str(key) for key in keys] == [ends.key_of_two]
     silence(ends)
     with pytest.raises(wgquick.NoHandshakeError):

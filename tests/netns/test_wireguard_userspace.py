@@ -117,15 +117,15 @@ def test_down_then_up_at_once_works(machine: Namespace) -> None:
 
 def test_without_a_daemon_there_is_nothing_to_wait_for(machine: Namespace) -> None:
     start = time.monotonic()
-    Userspace(patience=60).await_exit("wg0")
-    assert time.monotonic() - start < 30
+    Userspace(patience=200).await_exit("wg0")
+    assert time.monotonic() - start < 60
 
 
 def test_waiting_for_a_daemon_has_a_limit(machine: Namespace) -> None:
     Userspace().start("wireguard-go", "wg0")
     start = time.monotonic()
     Userspace(patience=0.2).await_exit("wg0")
-    assert 0.2 <= time.monotonic() - start < 30
+    assert 0.2 <= time.monotonic() - start < 60
 
 
 def test_a_failing_program_is_quoted_with_its_status(machine: Namespace, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_program_that_creates_no_device_is_an_error(machine: Namespace, tmp_pa
 
 
 def test_a_program_that_hangs_is_ended_with_its_children(machine: Namespace, tmp_path: Path) -> None:
-    program = script(tmp_path, "sleep 70 & sleep 70")
+    program = script(tmp_path, "sleep 600 & sleep 600")
     error = refused(lambda: Userspace(patience=0.2).start(program, "wg0"))
     assert "it does not return" in str(error)
     await_no_processes(machine)
@@ -210,10 +210,10 @@ def test_an_interrupted_start_leaves_nothing_behind(machine: Namespace, tmp_path
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
-    program = script(tmp_path, f"sleep 70 & {terminate()}; wait")
+    program = script(tmp_path, f"sleep 600 & {terminate()}; wait")
     try:
         with pytest.raises(KeyboardInterrupt):
-            Userspace(patience=60).start(program, "wg0")
+            Userspace(patience=200).start(program, "wg0")
     finally:
         signal.signal(signal.SIGTERM, before)
     await_no_processes(machine)
@@ -278,7 +278,7 @@ waiting = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[1]))]
 for each in waiting:
     each.connect("/run/wireguard/wg0.sock")
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
