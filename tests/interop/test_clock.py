@@ -65,7 +65,7 @@ def advance_and_await_a_handshake(clocks: Clocks, *ends: End, **by: int) -> None
 def test_a_gigabyte_arrives_while_either_clock_is_set(roles: tuple[str, str], clocks: Clocks) -> None:
     with pair(*programs(roles, clocks)) as ends:
         left, right = ends
-        left.ping(right)
+        left.begin(right)
         for end in ends:
             end.count_messages()
         ours, theirs = (left, right) if roles[0] == SET else (right, left)

@@ -67,7 +67,7 @@ def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     with pair(*request.param) as (left, right):
         ours, theirs = (left, right) if left.program == WGQ else (right, left)
         with forgery.tap(theirs) as tap:
-            left.ping(right)
+            left.begin(right)
             for size in (0, 100, 1000):
                 left.ping(right, "-s", str(size))
             made = Scene(ours, theirs, tap)
@@ -125,6 +125,7 @@ def test_an_expired_session_cannot_be_replayed(scene: Scene) -> None:
     for _ in range(3):
         scene.theirs.forget(scene.ours)
         scene.theirs.ping(scene.ours)
+    scene.theirs.begin(scene.ours)
     scene.send_both_ways(old)
     scene.assert_unmoved()
 
