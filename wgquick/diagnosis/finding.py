@@ -1,4 +1,4 @@
-"""A finding: one mistake in a file, its place, and a remedy."""
+"""The finding of `wgq check`: a mistake in a file. Severities and confidences are doctor's too."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ CONFIDENCES = (CERTAIN, LIKELY, POSSIBLE)
 
 
 class Finding(NamedTuple):
-    """One mistake in a configuration. `line` and `column` count from 1; `severity` is one of SEVERITIES.
+    """A finding about a file; one about a live tunnel is a `Cause` (wgquick.diagnosis.doctor.cause).
 
-    `code` stays the same across releases; `message` and `remedy` never show a private or preshared key. `other` is
-    the other file that the message names, "" if it names none.
+    `line` and `column` count from 1; `severity` is one of SEVERITIES. `code` stays the same across releases;
+    `message` and `remedy` never show a private or preshared key. `other` is the other file that the message names,
+    "" if it names none.
     """
 
     file: str

@@ -44,11 +44,12 @@ ICMP_ERRORS = {
 
 
 class Sign(NamedTuple):
-    """One conclusion. `facts` are the observations behind it, one sentence each.
+    """What a capture or the daemon's counters show. Doctor makes a `Cause` of it, with the rest of the evidence.
 
-    `code` is a code of doctor, or one of these: `knock-ignored` (the device gets a peer's initiations and answers
-    none), `answer-lost` (this host answers, but no session follows: the answers are lost, or the preshared keys
-    differ), `nothing-sent` (nothing is sent to the peer's endpoint), `peer-busy` (only cookies come back).
+    `facts` are the observations behind it, one sentence each. `code` is a code of doctor, or one of these:
+    `knock-ignored` (the device gets a peer's initiations and answers none), `answer-lost` (this host answers, but
+    no session follows: the answers are lost, or the preshared keys differ), `nothing-sent` (nothing is sent to the
+    peer's endpoint), `peer-busy` (only cookies come back).
 
     `no-data-back` means that data was sent and none came back; the capture cannot know whether any was expected.
 

@@ -243,7 +243,7 @@ def _restore(before: Before, wanted: restore.Wanted, host: Host) -> None:
         undos=record.undos if record else (),
     )  # fmt: skip
     if before.record is not None and before.record.applied is not None and record is not None:
-        journal.intend(before.record.applied)  # if all guards are killed, the state is between the two
+        journal.intend(before.record.applied)  # if all watchdogs are killed, the state is between the two
     known = _known(record)
     given = tuple(_given(record))
     faults: list[str] = []

@@ -1,4 +1,4 @@
-"""A cause: what is wrong with a live tunnel, with what confidence and evidence, and what to do about it."""
+"""The finding of `wgq doctor`: why a live tunnel does not work, how certain that is, and a remedy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from wgquick.lean import NamedTuple
 
 
 class Cause(NamedTuple):
-    """One finding of doctor. `peer` is a public key in base64, None if it concerns the whole interface.
+    """A finding about a live tunnel; one about a file is a `Finding`.
 
-    `evidence` are the facts behind it, one sentence each. `other_end` is the command to run at the other end, "" if
-    this end knows enough. No text ever has a private or preshared key.
+    `peer` is a public key in base64, None if the finding concerns the whole interface. `evidence` are
+    the facts behind it, one sentence each. `other_end` is the command to run at the other end, "" if this end knows
+    enough. No text ever has a private or preshared key.
     """
 
     code: str

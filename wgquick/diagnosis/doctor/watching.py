@@ -533,7 +533,7 @@ class _Surroundings:
         return {6 if ":" in source else 4 for source in sources if self._is_beyond(source)}
 
     def silence(self, key: PublicKey, family: int, target: str, seen: Arrivals) -> Beyond:
-        """What the other end itself reported about packets to beyond."""
+        """The silence beyond the other end, with the ICMP errors about packets to `target`."""
         errors = {error for address, error in seen.refusals if address == target}
         sent = self.sent(family, seen)
         is_forwarding = bool(errors & {"time-exceeded", "no-host"})
