@@ -79,26 +79,16 @@ def _host_bits(source: Source) -> Iterator[Finding]:
         if each.code != "allowed-ip-host-bits":
             yield note(source, Place(each.line, each.column), each.code, each.message, each.remedy, WARNING)
             continue
-        network = _warned(source, each.line, each.message)
-        near = network is None or any(nets.overlap(network, each) for each in source.settings.addresses)
+        network, _ = grammar.allowed_ip(each.value)
+        near = any(nets.overlap(network, each) for each in source.settings.addresses)
         yield note(
             source,
             Place(each.line, each.column),
             each.code,
-            each.message.replace("has nonzero host part", "has address bits after its prefix, which are ignored"),
+            f"AllowedIP has address bits after its prefix, which are ignored: {each.value}",
             "write the network's first address, or /32 (IPv6: /128) for a single host",
             WARNING if near else INFO,
         )
-
-
-def _warned(source: Source, line: int, message: str) -> AllowedIP | None:
-    """The network that a host-bits warning names."""
-    from wgquick.config.grammar import GrammarError, allowed_ip
-
-    try:
-        return allowed_ip(message.rpartition(" ")[2])[0]
-    except GrammarError:
-        return None
 
 
 def _all_allowed(source: Source) -> Iterator[tuple[int, int, PeerSettings, AllowedIP]]:
