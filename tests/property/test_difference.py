@@ -23,7 +23,7 @@ from wgquick.diagnosis.keys import public_key_of
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import up
 from wgquick.executor.journal import Journal
-from wgquick.executor.planning import Rehearsal
+from wgquick.executor.planning import DryRun
 from wgquick.executor.prospect import Prospect, changed
 from wgquick.executor.reloading import Reload, ReloadOptions
 from wgquick.net import IPV6_MTU, Link, Path, Prefix, SocketAddress
@@ -43,7 +43,7 @@ from wgquick.plan.steps import (
     SetGuard,
 )
 from wgquick.plan.up import SRC_VALID_MARK
-from wgquick.system.nowhere import Nowhere
+from wgquick.system.empty_host import EmptyHost
 from wgquick.transcript import command
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class _Rtnl:
 
     def __init__(self, state: HostState, *, has_tunnel: bool) -> None:
         self._state, self._has_tunnel = state, has_tunnel
-        self._empty = Nowhere().rtnl
+        self._empty = EmptyHost().rtnl
 
     def links(self) -> list[Link]:
         return [UPLINK, TUNNEL] if self._has_tunnel else [UPLINK]
@@ -140,7 +140,7 @@ class _Dns:
     """The host's DNS, none of which is the tunnel's."""
 
     def __init__(self) -> None:
-        self.detect = Nowhere().dns.detect
+        self.detect = EmptyHost().dns.detect
 
     def stale(self) -> tuple[str, ...]:
         return ()
@@ -156,7 +156,7 @@ class _Dns:
         return None
 
 
-class Machine(Nowhere):
+class Machine(EmptyHost):
     """The host; with `journals` an empty file has been brought up on it."""
 
     def __init__(self, state: HostState, journals: str = "") -> None:
@@ -230,7 +230,7 @@ def by_up(file: Settings, state: HostState, options: Options) -> Changes:
     """The steps of up on a host without the interface. With a small MTU the link loses IPv6."""
     made: list[Execution] = []
     with directory(state) as journals:
-        run = Rehearsal(Prospect(cast("ports.Host", Machine(state)), "wg0", journals, public_key_of))
+        run = DryRun(Prospect(cast("ports.Host", Machine(state)), "wg0", journals, public_key_of))
 
         def execution(*words: Any, **named: Any) -> Execution:
             made.append(run.execution(*words, **named))

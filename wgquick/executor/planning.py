@@ -109,7 +109,7 @@ def plan_up(settings: Settings, inputs: PlanInputs, reload_options: ReloadOption
             why = note(f"{name} was not brought up completely: `wgq up --ensure {name}' starts over")
             return _restarted("up", settings, inputs, (), (why,))
         return _differing("up", settings, inputs, reload_options)
-    with _rehearsal(name, inputs) as run:
+    with _dry_run(name, inputs) as run:
         up.bring_up(settings, run.host, inputs.options, run.say, execution=run.execution)
         run.notes += (each.line for each in of_up.unknown(run.prospect.unresolved))
         return Plan("up", name, tuple(run.changes(settings, inputs)), (), tuple(run.notes))
@@ -127,7 +127,7 @@ def diff(settings: Settings, inputs: PlanInputs, reload_options: ReloadOptions) 
 
 def plan_down(name: str, settings: Settings | None, inputs: PlanInputs) -> Plan:
     """The changes of `down`; none if there is nothing to take down."""
-    with _rehearsal(name, inputs) as run:
+    with _dry_run(name, inputs) as run:
         if inputs.is_offline and settings is not None:
             up.bring_up(settings, run.host, inputs.options, run.say, execution=run.execution)
             run.taken.clear()
@@ -141,8 +141,8 @@ def plan_down(name: str, settings: Settings | None, inputs: PlanInputs) -> Plan:
 
 
 def _differing(verb: str, settings: Settings, inputs: PlanInputs, reload_options: ReloadOptions) -> Plan:
-    said: list[str] = []
-    reload = Reload(settings, inputs.host, inputs.options, reload_options, said.append)
+    texts: list[str] = []
+    reload = Reload(settings, inputs.host, inputs.options, reload_options, texts.append)
     if verb == "reload":
         reload.check_save_config()
     comparison = reload.compare(is_plan=True)
@@ -150,10 +150,10 @@ def _differing(verb: str, settings: Settings, inputs: PlanInputs, reload_options
         reload.check_save_config(f"{ensuring.COMMAND} --force {settings.name}")
     if comparison.difference.restart:
         planned = inputs._replace(options=reload.options)
-        return _restarted(verb, reload.settings, planned, comparison.difference.restart, tuple(_each(said)))
+        return _restarted(verb, reload.settings, planned, comparison.difference.restart, tuple(_printed(texts)))
     changes = (*_of_moves(comparison, settings, inputs), *_of_names(reload, inputs))
     notes = comparison.notes if changes else ()
-    return Plan(verb, settings.name, changes, (), (*_each(said), *notes))
+    return Plan(verb, settings.name, changes, (), (*_printed(texts), *notes))
 
 
 def _of_names(reload: Reload, inputs: PlanInputs) -> Iterator[Planned]:
@@ -170,7 +170,7 @@ def _restarted(
     verb: str, settings: Settings, inputs: PlanInputs, reasons: tuple[str, ...], notes: tuple[Line, ...]
 ) -> Plan:
     name = settings.name
-    with _rehearsal(name, inputs) as run:
+    with _dry_run(name, inputs) as run:
         up.restart(settings, run.host, inputs.options, run.say, {}, execution=run.execution)
         run.notes += (each.line for each in of_up.unknown(run.prospect.unresolved))
         return Plan(verb, name, tuple(run.changes(settings, inputs)), reasons, (*notes, *run.notes))
@@ -183,24 +183,24 @@ def _in_memory() -> str | None:
 
 
 @contextmanager
-def _rehearsal(name: str, inputs: PlanInputs) -> Iterator[Rehearsal]:
+def _dry_run(name: str, inputs: PlanInputs) -> Iterator[DryRun]:
     """A run on a prospect with a copy of the journals, which is deleted afterwards."""
-    place = Path(tempfile.mkdtemp(prefix="wgq-plan-", dir=_in_memory()))
+    directory = Path(tempfile.mkdtemp(prefix="wgq-plan-", dir=_in_memory()))
     try:
-        copy = place / "journals"
+        copy = directory / "journals"
         copy.mkdir(mode=0o700)
         there = Path(inputs.host.journal_directory)
         for each in there.iterdir() if inputs.host.journal_directory and there.is_dir() else ():
             if not each.name.endswith("lock") and each.is_file():
                 shutil.copy(each, copy)
-        run = Rehearsal(Prospect(inputs.host, name, str(copy), inputs.public_key_of))
+        run = DryRun(Prospect(inputs.host, name, str(copy), inputs.public_key_of))
         run.prospect.starts_in(inputs.netns, run.say)
         yield run
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-class Rehearsal:
+class DryRun:
     """A run on a prospect: the applied steps, and the notes of the transcript."""
 
     def __init__(self, prospect: Prospect) -> None:
@@ -208,13 +208,13 @@ class Rehearsal:
         self.host = cast("Host", prospect)
         self.taken: list[AppliedStep] = []
         self.notes: list[Line] = []
-        self._heard: list[str] = []
+        self._commands: list[str] = []
 
     def say(self, text: str) -> None:
         """Record the transcript: commands for the step that they belong to, other lines as notes."""
         for line in lines_of(text):
             if line.is_command:
-                self._heard.append(line.text)
+                self._commands.append(line.text)
             else:
                 self.notes.append(line)
 
@@ -222,25 +222,25 @@ class Rehearsal:
         """Record an applied step with the commands that were printed for it."""
         if isinstance(step, Note):  # its command belongs to the step after it
             return
-        if self._heard:
-            self.taken.append(AppliedStep(step, tuple(self._heard), self.prospect.state.is_hooked))
-            self._heard.clear()
+        if self._commands:
+            self.taken.append(AppliedStep(step, tuple(self._commands), self.prospect.state.is_hooked))
+            self._commands.clear()
 
     def take_each(self, steps: Sequence[Step]) -> None:
         """Record the steps of a batch; each has printed one command."""
         hooked = self.prospect.state.is_hooked
-        self.taken += [AppliedStep(step, (line,), hooked) for step, line in zip(steps, self._heard, strict=True)]
-        self._heard.clear()
+        self.taken += [AppliedStep(step, (line,), hooked) for step, line in zip(steps, self._commands, strict=True)]
+        self._commands.clear()
 
     def save(self, settings: Settings) -> None:
         """Record that SaveConfig would write the file."""
         self.say(command(f"wg showconf {settings.name}"))
-        self.taken.append(AppliedStep(Note(""), tuple(self._heard)))
-        self._heard.clear()
+        self.taken.append(AppliedStep(Note(""), tuple(self._commands)))
+        self._commands.clear()
 
     def execution(self, host: Host, options: Options, _say: Say, *more: Any, **named: Any) -> Execution:
         """The object that applies the steps to the prospect."""
-        return _Rehearsed(self, host, options, *more, **named)
+        return _DryExecution(self, host, options, *more, **named)
 
     def changes(self, settings: Settings | None, inputs: PlanInputs) -> Iterator[Planned]:
         """The steps as changes."""
@@ -249,38 +249,38 @@ class Rehearsal:
             yield _planned(taken, settings, inputs, live, self.host)
 
 
-class _Rehearsed(Execution):
+class _DryExecution(Execution):
     """Applies the steps to a prospect and records them."""
 
-    def __init__(self, rehearsal: Rehearsal, host: Host, options: Options, *more: Any, **named: Any) -> None:
-        super().__init__(host, options, rehearsal.say, *more, **named)
-        self._rehearsal = rehearsal
+    def __init__(self, dry_run: DryRun, host: Host, options: Options, *more: Any, **named: Any) -> None:
+        super().__init__(host, options, dry_run.say, *more, **named)
+        self._dry_run = dry_run
 
     def _apply_one(self, step: Step) -> None:
         super()._apply_one(step)
-        self._rehearsal.take(step)
+        self._dry_run.take(step)
 
     def _apply_batch(self, steps: Batch) -> None:
         super()._apply_batch(steps)
-        self._rehearsal.take_each(steps)
+        self._dry_run.take_each(steps)
 
     def run_hook(self, step: RunHook) -> None:
         """Run no hook, but record it: later values may depend on it."""
-        self._rehearsal.prospect.state.is_hooked = True
+        self._dry_run.prospect.state.is_hooked = True
 
     def undo_all(self, undos: Iterable[Undo]) -> list[str]:
         """Record the undos of existing state."""
         for undo in undos:
-            before = dict(self._rehearsal.prospect.state.sysctl)
+            before = dict(self._dry_run.prospect.state.sysctl)
             try:
                 undo.do(self)
             except OperationError:
                 continue
             self._print_all((undo,))
-            written = self._rehearsal.prospect.state.sysctl
+            written = self._dry_run.prospect.state.sysctl
             if isinstance(undo, ReleaseSysctl) and written != before:
-                self._rehearsal.say(command(undo.command))
-            self._rehearsal.take(undo)
+                self._dry_run.say(command(undo.command))
+            self._dry_run.take(undo)
         return []
 
 
@@ -324,8 +324,8 @@ def _texts(lines: Iterable[Line]) -> Iterator[str]:
     return (line.text for line in lines)
 
 
-def _each(said: Iterable[str]) -> Iterator[Line]:
-    return (line for text in said for line in lines_of(text))
+def _printed(texts: Iterable[str]) -> Iterator[Line]:
+    return (line for text in texts for line in lines_of(text))
 
 
 def _known_after(taken: AppliedStep, settings: Settings | None, inputs: PlanInputs) -> str:
