@@ -55,13 +55,14 @@ def ends() -> Iterator[Pair]:
     ],
 )
 def test_a_name_resolves_to_all_its_addresses(ends: Pair, name: str, found: list[str]) -> None:
-    assert ends.one.call(ask, name, SERVERS, 0, 2.5) == found
+    patience = 2.5 if name.startswith("silent") else 60.0
+    assert ends.one.call(ask, name, SERVERS, 0, patience) == found
 
 
 def test_the_next_server_is_asked_if_the_first_is_gone(ends: Pair) -> None:
     absent, closed = Server("192.0.2.99"), Server("192.0.2.1")
     for servers in ((absent, *SERVERS), (closed, *SERVERS), (Server("2001:db8::1"), *SERVERS)):
-        assert ends.one.call(ask, "four.example", servers, 0, 20.0) == ["192.0.2.7"]
+        assert ends.one.call(ask, "four.example", servers, 0, 60.0) == ["192.0.2.7"]
 
 
 def test_the_servers_come_from_the_file_of_before_the_tunnel(ends: Pair) -> None:
