@@ -360,7 +360,7 @@ def _source(end: End, other: End) -> Iterator[Finding]:
         if len(address.address) not in sent or nets.is_link_local(address):
             continue
         if not allowed.covers(nets.host(address.address)):
-            sender = address.text.partition("/")[0]
+            sender = address_text(address.address)
             what = f"{other.source.shown} sends from {sender}, which is not in this peer's AllowedIPs"
             remedy = f"add {sender} to AllowedIPs"
             if wrong := _own_addresses(end):
@@ -408,7 +408,7 @@ def _addresses(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]
                 continue
             earlier = next((each for each in owners[address.address] if tunnels.together(each, source)), None)
             if earlier is not None and not _one_key_only(earlier, source):
-                what = f"{earlier.shown} also has the address {address.text.partition('/')[0]}"
+                what = f"{earlier.shown} also has the address {address_text(address.address)}"
                 place = source.interface_section.word("Address", index)
                 yield note(source, place, "address-shared", what, "give each end its own address", other=earlier)
             owners[address.address].append(source)
