@@ -343,21 +343,21 @@ def plan(
     from wgquick.executor import planning
     from wgquick.executor.reloading import ReloadOptions
     from wgquick.plan.places import Places
-    from wgquick.system.nowhere import Nowhere
+    from wgquick.system.empty_host import EmptyHost
 
     if verb not in (*PLANNED, "diff"):
         raise ValueError(f"no plan of {verb}")
     say = _line_by_line(transcript)
     found, settings, places = _for_plan(verb, config, say, name)
     settings = settings and changed(settings)
-    host = cast("Host", Nowhere()) if offline else _host(say)
+    host = cast("Host", EmptyHost()) if offline else _host(say)
     where = None if offline else _place(found, host)
     inputs = planning.PlanInputs(host, _checked(options), places or Places(""), public_key_of, offline)
     if where is not None or (settings is not None and settings.extras.netns and not offline):
         from wgquick.executor import planning_elsewhere
 
         return planning_elsewhere.plan(
-            verb, found, settings, inputs, reload_options or ReloadOptions(), where, Nowhere
+            verb, found, settings, inputs, reload_options or ReloadOptions(), where, EmptyHost
         )
     if verb == "down":
         made = planning.plan_down(found, settings, inputs)

@@ -156,11 +156,11 @@ def delete(name: str) -> None:
 class EnteredNamespace:
     """The calling thread inside a namespace, and the namespace that it came from.
 
-    `home` and `inside` are descriptors, `name` is the name of the inner namespace.
+    `origin` and `inside` are descriptors, `name` is the name of the inner namespace.
     """
 
-    def __init__(self, name: str, home: int, inside: int) -> None:
-        self.name, self.home, self.inside = name, home, inside
+    def __init__(self, name: str, origin: int, inside: int) -> None:
+        self.name, self.origin, self.inside = name, origin, inside
 
     def enter(self) -> None:
         """Move the thread into the namespace; OperationError without CAP_SYS_ADMIN."""
@@ -177,7 +177,7 @@ class EnteredNamespace:
         """Move the thread to the namespace where the link is made and its UDP socket stays, and back at the end."""
         from wgquick.system import calls
 
-        calls.enter_network(self.home)
+        calls.enter_network(self.origin)
         try:
             yield
         finally:
@@ -203,15 +203,15 @@ def entered(name: str) -> Iterator[EnteredNamespace]:
     from wgquick.system import calls
 
     outer = standing(name)
-    home, inside = outer.home, outer.inside
+    origin, inside = outer.origin, outer.inside
     try:
         outer.enter()
         try:
             yield outer
         finally:
-            calls.enter_network(home)
+            calls.enter_network(origin)
     finally:
-        os.close(home)
+        os.close(origin)
         os.close(inside)
 
 
@@ -232,23 +232,23 @@ class RunOutside:
 
 
 class RtNetlinkInside(RtNetlink):
-    """rtnetlink(7) inside, but links are made at home, and paths of outer packets are looked up there."""
+    """rtnetlink(7) inside, but links are made outside, and paths of outer packets are looked up there."""
 
     def __init__(self, outer: EnteredNamespace) -> None:
         self._outer = outer
 
     def add_wireguard_link(self, name: str) -> None:
-        """`ip link add NAME netns INSIDE type wireguard`, asked at home; errno EOPNOTSUPP if unknown."""
+        """`ip link add NAME netns INSIDE type wireguard`, requested outside; errno EOPNOTSUPP if unknown."""
         with self._outer.outside():
             self.add_wireguard_link_in(name, self._outer.inside)
 
     def path(self, address: str, mark: int = 0) -> Path | None:
-        """`ip route get ADDRESS [mark N]` at home, with the MTU of its link if the route has none."""
+        """`ip route get ADDRESS [mark N]` outside, with the MTU of its link if the route has none."""
         with self._outer.outside():
             return _with_mtu(super().path(address, mark), super().links)
 
     def default_path(self) -> Path | None:
-        """The first line of `ip route show default` at home, with the MTU of its link if the route has none."""
+        """The first line of `ip route show default` outside, with the MTU of its link if the route has none."""
         with self._outer.outside():
             return _with_mtu(super().default_path(), super().links)
 
@@ -261,7 +261,7 @@ def _with_mtu(path: Path | None, links: Callable[[], list[Link]]) -> Path | None
 
 
 class ControlInside(Control):
-    """The devices inside; the sockets of their daemons were made at home."""
+    """The devices inside; the sockets of their daemons were made outside."""
 
     def __init__(self, outer: EnteredNamespace) -> None:
         self._outer = outer
@@ -275,23 +275,23 @@ class ControlInside(Control):
 
 
 class UserspaceInside(Userspace):
-    """Starts a daemon at home, where its UDP sockets stay, and moves its link inside."""
+    """Starts a daemon outside, where its UDP sockets stay, and moves its link inside."""
 
     def __init__(self, outer: EnteredNamespace, *, say: Callable[[str], object]) -> None:
         super().__init__(say=say)
         self._outer = outer
 
     def start(self, program: str, name: str) -> None:
-        """Start it and move its link; OperationError if home has a link of this name."""
-        home = RtNetlink()
+        """Start it and move its link; OperationError if a link outside has this name."""
+        outside = RtNetlink()
         with self._outer.outside():
-            if home.link(name) is not None:
+            if outside.link(name) is not None:
                 raise OperationError(f"`{name}' already exists outside {self._outer.name}", errno=errno.EEXIST)
             super().start(program, name)
             self._say(command(f"ip link set dev {name} netns {self._outer.name}"))
             try:
-                home.move_link(name, self._outer.inside)
+                outside.move_link(name, self._outer.inside)
             except BaseException:
                 with suppress(OperationError):
-                    home.delete_link(name)
+                    outside.delete_link(name)
                 raise

@@ -36,7 +36,7 @@ class WatchedNamespace:
         try:
             yield
         finally:
-            calls.enter_network(self._outer.home)
+            calls.enter_network(self._outer.origin)
 
     def is_current(self) -> bool:
         """Whether the namespace still has its name."""
@@ -47,5 +47,5 @@ class WatchedNamespace:
 
     def close(self) -> None:
         """Close the descriptors, which keep the namespace alive."""
-        os.close(self._outer.home)
+        os.close(self._outer.origin)
         os.close(self._outer.inside)

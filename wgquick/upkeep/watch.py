@@ -128,7 +128,7 @@ class Watch:
             if inside.has_news or inside.watcher.is_due():
                 inside.has_news = False
                 with inside.namespace.entered():
-                    found = list(inside.watcher.work())  # the caller gets them at home
+                    found = list(inside.watcher.work())  # the caller gets them outside
                 yield from found
 
     def _look_around(self) -> None:

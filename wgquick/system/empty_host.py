@@ -112,7 +112,7 @@ class _Userspace:
         return True
 
 
-class Nowhere:
+class EmptyHost:
     """The part of wgquick.ports.Host that a prospect reads."""
 
     is_contained = False
