@@ -795,22 +795,22 @@ def trace(query: Query, *, peer_config: str | PathLike[str] | None = None, probe
     """
     from wgquick.config.location import file_here
     from wgquick.diagnosis.keys import public_key_of
-    from wgquick.diagnosis.trace import FarEnd, Traced, flows_of, probed
+    from wgquick.diagnosis.trace import OtherEnd, Traced, flows_of, probed
     from wgquick.diagnosis.trace import trace as follow
     from wgquick.system.routes import Routing
     from wgquick.system.snapshot import snapshot
 
-    far_end = None
+    other_end = None
     if peer_config is not None:
         settings = load(file_here(fspath(peer_config)))
-        far_end = FarEnd(settings, public_key_of(settings.private_key) if settings.private_key else None)
+        other_end = OtherEnd(settings, public_key_of(settings.private_key) if settings.private_key else None)
     with Routing() as routing:
         for _ in range(3):  # retry, as the host may change between the snapshot and the kernel's answer
             seen = snapshot(public_key_of)
             for name in filter(None, (query.input_link, query.output_link)):
                 if name not in seen.links:
                     raise WgqError(f"there is no link {name}", remedy="`ip link' lists them.")
-            found = follow(seen, query, routing.ask, far_end)
+            found = follow(seen, query, routing.ask, other_end)
             if found.is_agreed:
                 break
     if probe:

@@ -11,7 +11,7 @@ from wgquick.config.settings import PeerSettings, Settings
 from wgquick.device import Device, DevicePeer, peer_of
 from wgquick.diagnosis.fib import walk
 from wgquick.diagnosis.reverse import arrive, refusal
-from wgquick.diagnosis.trace import FarEnd, Trace, trace
+from wgquick.diagnosis.trace import OtherEnd, Trace, trace
 from wgquick.net import AllowedIP, Prefix, PublicKey, SocketAddress, address_text, pack_address
 from wgquick.routing import (
     HOST,
@@ -453,7 +453,7 @@ def test_the_other_ends_file_decides_about_the_source() -> None:
             PeerSettings(key, allowed_ips=tuple(AllowedIP(*Prefix.parse(each)) for each in networks.split()))
             for key, networks in peers
         )
-        return trace(full_tunnel(), to("203.0.113.7"), far_end=FarEnd(Settings("wg0", peers=sections), KEYS[1]))
+        return trace(full_tunnel(), to("203.0.113.7"), other_end=OtherEnd(Settings("wg0", peers=sections), KEYS[1]))
 
     assert verdict((own, "10.0.0.2/32")).verdict == "delivered"
     assert verdict((own, "10.0.0.0/24"), (KEYS[3], "10.0.0.2/32")).verdict == "dropped"

@@ -22,6 +22,6 @@ def trace(target: str, given: Given) -> None:
         what = "--probe sends a packet from this host, but --iif is for a packet that arrives"
         raise WgqError(what, remedy="Omit one of them.")
     privilege.acquire()
-    far_end = str(given["peer-config"]) if "peer-config" in given else None
-    found = api.trace(query, peer_config=far_end, probe="probe" in given)
+    other_end = str(given["peer-config"]) if "peer-config" in given else None
+    found = api.trace(query, peer_config=other_end, probe="probe" in given)
     write(show.json_text(found.trace) if given.get("json") else show.text(*found))

@@ -138,7 +138,7 @@ class _Leg(NamedTuple):
     mtu: int = 0
 
 
-class FarEnd(NamedTuple):
+class OtherEnd(NamedTuple):
     """The other end's file, and the public key for its PrivateKey; None without one."""
 
     settings: Settings
@@ -149,9 +149,9 @@ def trace(
     snapshot: Snapshot,
     query: Query,
     ask: Callable[[Query], Answer] | None = None,
-    far_end: FarEnd | None = None,
+    other_end: OtherEnd | None = None,
 ) -> Trace:
-    """Trace a packet. `ask` asks the kernel (`wgquick.system.routes.Routing`); `far_end` is the peer's file."""
+    """Trace a packet. `ask` asks the kernel (`wgquick.system.routes.Routing`); `other_end` is the peer's file."""
     steps: list[Step] = []
     query = with_source(snapshot, query)
     leg = _follow(snapshot, query, steps, ask, frozenset(), 0)
@@ -160,8 +160,8 @@ def trace(
     first = next(step for step in steps if isinstance(step, RouteStep))
     source = first.walk.source if not first.walk.error else query.source
     verdict, reason = leg.verdict, leg.reason
-    if verdict == DELIVERED and far_end and peer:
-        reason = refused_by(far_end, snapshot.devices[peer.link], peer.public_key, source)
+    if verdict == DELIVERED and other_end and peer:
+        reason = refused_by(other_end, snapshot.devices[peer.link], peer.public_key, source)
         verdict = DROPPED if reason else verdict
     if verdict == DELIVERED:
         reason = "; ".join(_doubts(steps))
@@ -463,9 +463,9 @@ def _explained(query: Query, reason: str, depth: int) -> str:
     return f"the outer packet to {address_text(query.destination)}: {reason}" if depth else reason
 
 
-def refused_by(far_end: FarEnd, tunnel: TunnelDevice, peer: PublicKey | None, source: bytes | None) -> str:
-    """Why the far end drops the packet, by its file; "" if it does not. The source must be in its AllowedIPs."""
-    theirs, peers = far_end.public_key, far_end.settings.peers
+def refused_by(other_end: OtherEnd, tunnel: TunnelDevice, peer: PublicKey | None, source: bytes | None) -> str:
+    """Why the other end drops the packet, by its file; "" if it does not. The source must be in its AllowedIPs."""
+    theirs, peers = other_end.public_key, other_end.settings.peers
     if theirs and peer and theirs != peer:
         return f"the other end's file has the public key {theirs}, but the peer here has {peer}"
     ours = tunnel.public_key
