@@ -328,19 +328,19 @@ def found(folder: Path, **files: str) -> list[Finding]:
     return check([read(path) for path in paths])
 
 
-def loud(findings: Iterable[Finding]) -> list[tuple[str, int, str]]:
+def problems(findings: Iterable[Finding]) -> list[tuple[str, int, str]]:
     return [(Path(each.file).stem, each.line, each.code) for each in findings if each.severity != INFO]
 
 
 @pytest.mark.parametrize(("code", "text", "line"), ONE_FILE)
 def test_one_mistake_gives_one_finding(code: str, text: str, line: int, tmp_path: Path) -> None:
-    assert loud(found(tmp_path, wg0=text)) == [("wg0", line, code)]
+    assert problems(found(tmp_path, wg0=text)) == [("wg0", line, code)]
 
 
 @pytest.mark.parametrize(("code", "text", "line"), INFOS)
 def test_an_info_is_no_warning(code: str, text: str, line: int, tmp_path: Path) -> None:
     findings = found(tmp_path, wg0=text)
-    assert loud(findings) == []
+    assert problems(findings) == []
     assert (line, code) in [(each.line, each.code) for each in findings]
 
 
@@ -368,12 +368,12 @@ INPUT_RULE, OWN_RULE = "iptables -A INPUT -i %i -j ACCEPT", "ip rule add pref 9 
 )  # fmt: skip
 def test_an_undo_may_be_worded_differently(up: str, down: str, tmp_path: Path) -> None:
     text = interface("hub", f"PostUp = {up}", f"PostDown = {down}") + peer()
-    assert loud(found(tmp_path, wg0=text)) == []
+    assert problems(found(tmp_path, wg0=text)) == []
 
 
 @pytest.mark.parametrize("text", SILENT.values(), ids=list(SILENT))
 def test_a_correct_file_gives_no_warning(text: str, tmp_path: Path) -> None:
-    assert loud(found(tmp_path, wg0=text)) == []
+    assert problems(found(tmp_path, wg0=text)) == []
 
 
 PHONE, LAPTOP = CLIENT, CLIENT.replace(private("phone"), private("laptop")).replace("10.7.0.2", "10.7.0.3")
@@ -449,14 +449,14 @@ CORRECT = {
 def test_one_mistake_between_files_gives_one_finding(
     code: str, files: dict[str, str], place: tuple[str, int], tmp_path: Path
 ) -> None:
-    findings = loud(found(tmp_path, **files))
+    findings = problems(found(tmp_path, **files))
     assert findings == [(*place, code)]
 
 
 @pytest.mark.parametrize(("code", "files"), SEVERAL_INFOS)
 def test_an_info_between_files_is_no_warning(code: str, files: dict[str, str], tmp_path: Path) -> None:
     findings = found(tmp_path, **files)
-    assert loud(findings) == []
+    assert problems(findings) == []
     assert code in {each.code for each in findings}
 
 
@@ -484,7 +484,7 @@ def test_a_server_need_not_forward_by_a_hook(hub: str, phone: str, tmp_path: Pat
 
 @pytest.mark.parametrize("files", CORRECT.values(), ids=list(CORRECT))
 def test_files_that_match_give_no_warning(files: dict[str, str], tmp_path: Path) -> None:
-    assert loud(found(tmp_path, **files)) == []
+    assert problems(found(tmp_path, **files)) == []
 
 
 def test_a_dns_server_is_reported_at_its_column(tmp_path: Path) -> None:
@@ -660,7 +660,7 @@ MANUALS = [
 @pytest.mark.parametrize("text", MANUALS)
 def test_the_examples_of_the_manual_pages_give_no_warning(text: str, tmp_path: Path) -> None:
     keys = (private("0"), *map(public, "123"), private("4"), "-j REJECT")
-    assert loud(found(tmp_path, wg0=text.format(*keys).replace("    ", ""))) == []
+    assert problems(found(tmp_path, wg0=text.format(*keys).replace("    ", ""))) == []
 
 
 def test_ten_thousand_peers_take_no_quadratic_time(tmp_path: Path) -> None:
@@ -670,7 +670,7 @@ def test_ten_thousand_peers_take_no_quadratic_time(tmp_path: Path) -> None:
         f"AllowedIPs = 10.{n >> 16}.{n >> 8 & 255}.{n & 255}/32\n"
         for n in range(2, 10_002)
     )
-    assert loud(found(tmp_path, wg0=interface(address="10.0.0.1/8") + many)) == []
+    assert problems(found(tmp_path, wg0=interface(address="10.0.0.1/8") + many)) == []
 
 
 @pytest.mark.parametrize(
@@ -703,4 +703,5 @@ def test_only_looping_parity_cases_have_errors(tmp_path: Path) -> None:
 
 
 def test_lines_of_an_unknown_section_give_no_findings(tmp_path: Path) -> None:
-    assert loud(found(tmp_path, wg0=HUB + "[Relay]\nHost = a\nPublicKey = x\n")) == [("wg0", 9, "unknown-section")]
+    findings = found(tmp_path, wg0=HUB + "[Relay]\nHost = a\nPublicKey = x\n")
+    assert problems(findings) == [("wg0", 9, "unknown-section")]

@@ -193,9 +193,9 @@ def _parameter(key: str) -> str | None:
 
 def lines(findings: Sequence[Finding], path: str) -> list[str]:
     """The errors, then the warnings: at most three lines, and the command that shows all."""
-    loud = [each for each in findings if each.is_loud and each.code not in _ALREADY_PRINTED]
-    loud.sort(key=lambda each: each.severity)  # "error" comes before "warning"
-    shown = [f"{each.file}:{each.line}:{each.column}: {each.message} [{each.code}]" for each in loud[:_SHOWN]]
-    if len(loud) > _SHOWN:
-        shown.append(f"{len(loud) - _SHOWN} more: wgq check {path}" if path else f"{len(loud) - _SHOWN} more")
+    problems = [each for each in findings if each.is_problem and each.code not in _ALREADY_PRINTED]
+    problems.sort(key=lambda each: each.severity)  # "error" comes before "warning"
+    shown = [f"{each.file}:{each.line}:{each.column}: {each.message} [{each.code}]" for each in problems[:_SHOWN]]
+    if (more := len(problems) - _SHOWN) > 0:
+        shown.append(f"{more} more: wgq check {path}" if path else f"{more} more")
     return shown

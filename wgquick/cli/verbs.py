@@ -274,7 +274,7 @@ def check(targets: list[str], given: Given) -> int:
         privilege.acquire()
     found = api.check(targets, fix=bool(given.get("fix")), live=live, transcript=say)
     write(show.json_text(found) if given.get("json") else show.text(found) + show.summary(found, len(targets)))
-    return int(any(each.is_loud for each in found))
+    return int(any(each.is_problem for each in found))
 
 
 def allowed_ips(targets: list[str], given: Given) -> None:

@@ -38,7 +38,7 @@ def check(
     if look is not None:
         from wgquick.diagnosis import live
 
-        found = [live.loud(each) for each in found]
+        found = [live.on_one_host(each) for each in found]
         for source in sources:
             if source.is_sound and source.interface:
                 found += live.findings(source, look(source))

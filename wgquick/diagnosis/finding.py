@@ -14,7 +14,7 @@ CERTAIN = "certain"
 LIKELY = "likely"
 POSSIBLE = "possible"
 CONFIDENCES = (CERTAIN, LIKELY, POSSIBLE)
-"""The confidence of a conclusion about a live tunnel, the surest first."""
+"""The confidence of a sign or a cause, the surest first."""
 
 
 class Finding(NamedTuple):
@@ -35,6 +35,6 @@ class Finding(NamedTuple):
     other: str = ""
 
     @property
-    def is_loud(self) -> bool:
+    def is_problem(self) -> bool:
         """Whether the finding makes `wgq check` exit with 1."""
         return self.severity != INFO

@@ -145,7 +145,7 @@ def findings(source: Source, live: Live) -> Iterator[Finding]:
             yield from rule(source, live)
 
 
-def loud(finding: Finding) -> Finding:
+def on_one_host(finding: Finding) -> Finding:
     """The finding with the severity that it has on one host: a conflict between two files is then a warning."""
     if finding.code in _SEVERAL and finding.severity == INFO:
         return finding._replace(severity="warning")
