@@ -8,6 +8,7 @@ with the peer. They contain public keys and addresses, and no secrets.
 from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.net import is_link_local, pack_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +84,12 @@ class Event(NamedTuple):
     router: str = ""  # the sender of the ICMP error
     mtu: int = 0  # the MTU in the ICMP error
     reason: str = ""  # overflow, handshake_given_up, link_down
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether the inner packet is automatic IPv6 traffic, which the kernel sends into every TUN device."""
+        address = pack_address(self.source) if self.source else b""
+        return is_link_local(address) or address == bytes(16)
 
 
 class Events(NamedTuple):

@@ -526,7 +526,7 @@ SERVERS = (
          says="connlimit", after_there="iptables -A INPUT -p udp -m conntrack --ctstate ESTABLISHED "
          "-m connlimit --connlimit-above 0 -j DROP"),
     Case("the NAT mapping of a client has expired", "no-answer", severity="warning", at="there",
-         says="its NAT has closed", pings_from="there", pings="10.66.0.2",
+         says="its NAT mapping has expired", pings_from="there", pings="10.66.0.2",
          after_between=NFT_FORWARD + "nft add rule inet guard way iifname r1 drop"),
     Case("the server has no ListenPort", "nobody-connects", at="there", wants="",
          there=edited(SERVER, ("ListenPort = 51820\n", ""))),

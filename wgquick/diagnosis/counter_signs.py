@@ -1,4 +1,4 @@
-"""Conclusions from the counters of wgq-userspace, which knows what a capture can only infer."""
+"""Signs in the counters of wgq-userspace, which knows what a capture can only infer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from os import strerror
 from wgquick.diagnosis.finding import CERTAIN, CONFIDENCES, LIKELY, POSSIBLE
 from wgquick.diagnosis.signatures import ICMP_ERRORS, Sign
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import is_link_local, pack_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ _NO_ROUTE = frozenset({EHOSTUNREACH, ENETDOWN, ENETUNREACH})
 
 
 def signs_of_counters(device: Device, counters: Diagnostics, now: float) -> list[Sign]:
-    """The conclusions from the daemon's recent events. `now` is the time of both readings, in seconds since 1970.
+    """The signs in the daemon's recent events. `now` is the time of both readings, in seconds since 1970.
 
     Events before a peer's last handshake are ignored.
     """
@@ -63,7 +62,7 @@ def _of_peer(peer: DevicePeer, events: Events, now: float) -> Iterator[Sign]:
     key = peer.public_key
     since = min(RECENT, now - peer.last_handshake)
     refused = events.last("source_not_allowed")
-    if refused is not None and refused.age < RECENT and _is_meant(refused.source):
+    if refused is not None and refused.age < RECENT and refused.source and not refused.is_automatic:
         what = f"with a source that is not in its AllowedIPs, most recently {refused.source}"
         facts: tuple[str, ...] = (f"{_occurrences(refused, 'packet')} {what}",)
         yield Sign("source-not-allowed", CERTAIN, key, refused.sender, facts, source=refused.source)
@@ -114,14 +113,6 @@ def _of_sending(peer: DevicePeer, events: Events, since: float) -> Iterator[Sign
                 meaning=meaning,
                 mtu=event.mtu,
             )
-
-
-def _is_meant(source: str) -> bool:
-    """Whether the packet is not automatic IPv6 traffic, which the kernel sends into every TUN device."""
-    if not source:
-        return False
-    address = pack_address(source)
-    return len(address) == 4 or (any(address) and not is_link_local(address))
 
 
 def _times(event: Event, what: str) -> str:

@@ -1,4 +1,4 @@
-"""Conclusions from two readings of a device and a capture between them, with any backend.
+"""Signs in two readings of a device and a capture between them, with any backend.
 
 WireGuard is silent about what it rejects, so the pattern of messages shows the cause: initiations without answers,
 answers that lead to no session, keepalives without data.
@@ -72,7 +72,7 @@ class Sign(NamedTuple):
 
 
 def signs(before: Device, after: Device, heard: CaptureSummary) -> list[Sign]:
-    """All conclusions, the certain ones first. `heard` is the capture between the two readings."""
+    """All signs, the certain ones first. `heard` is the capture between the two readings."""
     watched = _Watched(before, after, heard)
     found = [
         *watched.initiations(),
@@ -115,7 +115,7 @@ class _Watched:
         return self._after[key].last_handshake > (before.last_handshake if before else 0.0)
 
     def initiations(self) -> Iterator[Sign]:
-        """Conclusions from received initiations."""
+        """Signs in received initiations."""
         for sender in self._rows("initiation"):
             came = _came("initiation", sender)
             if sender.verdict == UNKNOWN_KEY:
@@ -193,7 +193,7 @@ class _Watched:
             yield Sign("clock-wrong", POSSIBLE, peer, sender.source, facts, key, seconds=sender.clock_ahead)
 
     def answers(self) -> Iterator[Sign]:
-        """Conclusions from received responses and cookies."""
+        """Signs in received responses and cookies."""
         for sender in self._rows("response"):
             peer = self._peer_at(sender.source)
             if not sender.solicited or (peer is not None and peer in self._shaken):
@@ -218,7 +218,7 @@ class _Watched:
                 yield Sign("peer-busy", POSSIBLE, peer, sender.source, facts)
 
     def errors(self) -> Iterator[Sign]:
-        """Conclusions from ICMP errors."""
+        """Signs in ICMP errors."""
         for each in self._heard.icmp_errors:
             peer = self._peer_at(each.destination)
             if peer is not None and peer in self._shaken and each.meaning != "too-big":
@@ -244,7 +244,7 @@ class _Watched:
         return any((kind, end) in self._sent for kind in (*_SIZES, "data"))
 
     def silences(self) -> Iterator[Sign]:
-        """Conclusions about peers with an endpoint that send nothing, or only keepalives."""
+        """Signs of peers with an endpoint that send nothing, or only keepalives."""
         complained = {_plain(each.destination) for each in self._heard.icmp_errors if each.meaning != "too-big"}
         for key, after in self._after.items():
             if after.endpoint is None:

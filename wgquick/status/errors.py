@@ -31,7 +31,7 @@ def last_error(events: Events, now: float, handshake_age: float | None) -> Error
     """The newest error; `now` is seconds since 1970, `handshake_age` is None if there was no handshake yet."""
     limit = float("inf") if handshake_age is None else handshake_age
     found = [event for event in events.of(*_OF_HANDSHAKES) if event.age < limit]
-    found += [event for event in events.of(*_OF_DATA) if event.age < RECENT and not _is_chatter(event)]
+    found += [event for event in events.of(*_OF_DATA) if event.age < RECENT and not event.is_automatic]
     if not found:
         return None
     newest = min(found, key=lambda event: event.age)
@@ -42,11 +42,6 @@ def is_being_tried(events: Events) -> bool:
     """Whether the daemon is trying to start a handshake with the peer."""
     sent = events.last("initiation_sent")
     return sent is not None and sent.age < _TRIES
-
-
-def _is_chatter(event: Event) -> bool:
-    """Whether the packet is automatic IPv6 traffic of the peer's link, which the kernel sends into TUN devices."""
-    return event.name == "source_not_allowed" and event.source.startswith(("fe8", "fe9", "fea", "feb", "::"))
 
 
 def _words(event: Event) -> str:

@@ -83,13 +83,13 @@ def cause(
     return Cause(code, severity, confidence, key, message, evidence, remedy, other_end)
 
 
-def again(name: str) -> str:
-    """The remedy that sets everything up again."""
+def down_and_up(name: str) -> str:
+    """The remedy that takes the tunnel down and brings it up."""
     return f"run `wgq down {name}' and `wgq up {name}'"
 
 
-def put_back(name: str) -> str:
-    """The remedy for what `--fix` can restore."""
+def fix_restores(name: str) -> str:
+    """The remedy for what `--fix` restores."""
     return f"run `wgq doctor --fix {name}' to restore it"
 
 
@@ -109,7 +109,7 @@ def _not_up(evidence: Evidence) -> Iterator[Cause]:
     if link is None and evidence.renamed:
         now = evidence.renamed
         message = f"the link {name} was renamed to {now} after it was brought up, so nothing finds it"
-        remedy = f"run `ip link set {now} down; ip link set {now} name {name}', then {again(name)}"
+        remedy = f"run `ip link set {now} down; ip link set {now} name {name}', then {down_and_up(name)}"
         yield cause("not-up", message, "its index is the one in the journal", remedy=remedy)
     elif link is None and evidence.device is not None:
         message = f"the link {name} is not in this network namespace: it was moved to another one"
@@ -132,7 +132,7 @@ def _not_up(evidence: Evidence) -> Iterator[Cause]:
             yield cause("not-up", message, remedy="rename the configuration file: its name is the interface's")
         else:
             message = f"the link {name} exists, but no WireGuard backend serves it"
-            yield cause("not-up", message, evidence.device_error, remedy=again(name))
+            yield cause("not-up", message, evidence.device_error, remedy=down_and_up(name))
     else:
         yield from _why_not_up(evidence)
         yield cause("not-up", f"the link {name} is down", remedy=f"run `ip link set up dev {name}'")
@@ -171,7 +171,7 @@ def _low_mtu(evidence: Evidence) -> Iterator[Cause]:
     message = (
         f"{evidence.name} has MTU {link.mtu}: below {IPV6_MTU} the kernel removes its IPv6 addresses and routes"
     )
-    remedy = f"run `ip link set mtu {IPV6_MTU} dev {evidence.name}' or more, then {again(evidence.name)}"
+    remedy = f"run `ip link set mtu {IPV6_MTU} dev {evidence.name}' or more, then {down_and_up(evidence.name)}"
     yield cause("low-mtu", message, remedy=remedy)
 
 
@@ -270,7 +270,7 @@ def _keys(evidence: Evidence) -> Iterator[Cause]:
     if device is None:
         return
     if evidence.own_key is None:
-        how = again(name) if settings and settings.private_key else f"run `wg set {name} private-key FILE'"
+        how = down_and_up(name) if settings and settings.private_key else f"run `wg set {name} private-key FILE'"
         yield cause("key-missing", f"{name} has no private key, so no handshake can succeed", remedy=how)
         return
     twins = [other.name for other in evidence.others if clamped(other.private_key) == clamped(device.private_key)]
@@ -319,7 +319,7 @@ def _port(evidence: Evidence) -> Iterator[Cause]:
         yield _taken(evidence)
     elif not port.is_bound:
         message = f"{evidence.name} is up but has no UDP port, so it receives nothing"
-        yield cause("not-up", message, f"listening port: {bound}", remedy=again(evidence.name))
+        yield cause("not-up", message, f"listening port: {bound}", remedy=down_and_up(evidence.name))
     elif wanted and wanted != bound and not _touches(evidence, "listen-port"):
         message = f"{evidence.name} listens on port {bound}, but the file has {wanted}"
         yield cause("port-differs", message, remedy=_reload(evidence.name))
@@ -459,12 +459,12 @@ def _mark(evidence: Evidence) -> Iterator[Cause]:
     recorded = _recorded_marks(evidence)
     if given and given != evidence.fwmark and not _touches(evidence, "fwmark"):
         message = f"{name} has {_shown(evidence.fwmark)}, but the file has FwMark = {hex(given)}"
-        yield cause("mark-differs", message, remedy=put_back(name))
+        yield cause("mark-differs", message, remedy=fix_restores(name))
     elif not given and recorded and evidence.fwmark not in recorded:
         wanted = min(recorded)
         facts = (f"its policy routing rule is for packets without the mark {hex(wanted)}",)
         message = f"{name} has {_shown(evidence.fwmark)}, but its full tunnel needs the mark {hex(wanted)}"
-        yield cause("mark-differs", message, *facts, remedy=put_back(name))
+        yield cause("mark-differs", message, *facts, remedy=fix_restores(name))
 
 
 def _recorded_marks(evidence: Evidence) -> set[int]:
@@ -499,7 +499,7 @@ def missing_rules(evidence: Evidence) -> list[Rule]:
 
 def _rules(evidence: Evidence) -> Iterator[Cause]:
     name = evidence.name
-    remedy = put_back(name)
+    remedy = fix_restores(name)
     for rule in missing_rules(evidence):
         yield cause("rule-missing", f"the policy routing rule `{lost.rule_text(rule)}' is missing", remedy=remedy)
     if evidence.record is not None or not evidence.fwmark or not _automatic(evidence.settings):
@@ -543,11 +543,11 @@ def _addresses(evidence: Evidence) -> Iterator[Cause]:
         message = f"IPv6 was disabled on {evidence.name} after up, which removed its IPv6 addresses"
         all_links = evidence.parameters.get("net/ipv6/conf/all/disable_ipv6") == "1"
         which = "all" if all_links else evidence.name
-        remedy = f"run `sysctl net.ipv6.conf.{which}.disable_ipv6=0', then {again(evidence.name)}"
+        remedy = f"run `sysctl net.ipv6.conf.{which}.disable_ipv6=0', then {down_and_up(evidence.name)}"
         yield cause("address-missing", message, remedy=remedy)
     if missing and not _hook_does(evidence, "del"):
         message = f"{evidence.name} does not have the Address {listed(missing)} of the file"
-        remedy = put_back(evidence.name)
+        remedy = fix_restores(evidence.name)
         yield cause("address-missing", message, remedy=remedy)
 
 
@@ -593,7 +593,7 @@ def _routes(evidence: Evidence) -> Iterator[Cause]:
         return
     words = [f"{prefix}" if table == MAIN_TABLE else f"{prefix} (table {table})" for table, prefix in missing]
     message = f"the route for {listed(words)} into {evidence.name} is missing"
-    remedy = put_back(evidence.name)
+    remedy = fix_restores(evidence.name)
     yield cause("route-missing", message, remedy=remedy)
 
 
@@ -716,10 +716,10 @@ def _firewall(evidence: Evidence) -> Iterator[Cause]:
     if missing := missing_firewalls(evidence):
         kinds = listed(dict.fromkeys(kind for kind, _ in missing))
         message = f"the {kinds} rules of the full tunnel {name} are missing"
-        yield cause("firewall-missing", message, remedy=put_back(name))
+        yield cause("firewall-missing", message, remedy=fix_restores(name))
     elif evidence.record is None and not evidence.firewalls and _is_wg_quicks_full_tunnel(evidence):
         message = f"the firewall rules that wg-quick adds for the full tunnel {name} are missing"
-        yield cause("firewall-missing", message, remedy=again(name), severity=WARNING)
+        yield cause("firewall-missing", message, remedy=down_and_up(name), severity=WARNING)
 
 
 def _is_wg_quicks_full_tunnel(evidence: Evidence) -> bool:
@@ -741,7 +741,7 @@ def _parameters(evidence: Evidence) -> Iterator[Cause]:
     value = evidence.parameters.get(parameter(SRC_VALID_MARK))
     if expected and value == "0":
         message = f"{SRC_VALID_MARK} was reset to 0: with rp_filter = 1 the kernel drops the tunnel's packets"
-        yield cause("sysctl-reverted", message, remedy=f"{put_back(evidence.name)}; find out what sets it to 0")
+        yield cause("sysctl-reverted", message, remedy=f"{fix_restores(evidence.name)}; find out what sets it to 0")
 
 
 def _mtu(evidence: Evidence) -> Iterator[Cause]:
@@ -751,7 +751,7 @@ def _mtu(evidence: Evidence) -> Iterator[Cause]:
     if _hook_does(evidence, "mtu"):
         return
     message = f"{evidence.name} has MTU {link.mtu}, but the file has {settings.mtu}"
-    remedy = put_back(evidence.name)
+    remedy = fix_restores(evidence.name)
     yield cause("mtu-differs", message, remedy=remedy)
 
 
@@ -759,7 +759,7 @@ def _dns(evidence: Evidence) -> Iterator[Cause]:
     settings, mode = evidence.settings, evidence.dns_mode
     if DNS in evidence.unread or settings is None or not settings.dns or mode in ("", "off"):
         return
-    remedy = f"{put_back(evidence.name)}; find out what replaced it"
+    remedy = f"{fix_restores(evidence.name)}; find out what replaced it"
     now = evidence.dns_now
     servers = list(settings.dns)
     if now is None or not set(servers) & set(now[0]):

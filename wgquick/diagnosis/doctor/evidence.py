@@ -157,7 +157,7 @@ class Evidence(NamedTuple):
     if it was renamed after up. `resolved` has the addresses of each endpoint given by name, None if it does not
     resolve. `local` are all addresses of the host, and `networks` those of other links with their prefix lengths.
     `counters` are the daemon's counters, None if it has none; `counters_before` are those before the watching.
-    `signs` are conclusions from `listened` seconds of capture, `heard` is the capture, None if there was none.
+    `signs` are those of `listened` seconds of capture, `heard` is the capture, None if there was none.
     `listen` are the seconds of --listen. `asked_servers` are DNS servers of the file, and whether each answered a
     query. `beyond` are the families in which nothing comes back from beyond a full tunnel. `passed_on` are the
     (source, destination) of packets that came out of the tunnel and are not for this host. `came_out` and

@@ -98,7 +98,7 @@ def _forgotten(evidence: Evidence, key: PublicKey, peer: DevicePeer) -> Iterator
     if _works(watched) or watched.received % LENGTHS[INITIATION] or not watched.sent:
         return  # a keepalive answers data that the peer's own firewall may drop
     age = int(evidence.now - peer.last_handshake)
-    why = "it is off, its NAT has closed, or a firewall drops them"
+    why = "it is off, its NAT mapping has expired, or a firewall drops them"
     message = f"packets to this peer, at {peer.endpoint}, get no answer: {why}"
     facts = (f"this host sends to {listed(called)}", f"the last handshake was {age} s ago")
     remedy = "if this end must reach it at any time, set PersistentKeepalive = 25 in the file at the other end"
@@ -287,11 +287,11 @@ def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     elif handshake.outcome == "answered" and not handshake.was_admitted:
         yield _not_admitted(evidence, key, end, handshake)
     elif not handshake.outcome and handshake.tries and not evidence.outside[key].sent:
-        stays = _does_stay(evidence, evidence.outside[key], handshake)
-        yield _stays(evidence, key, end, handshake) if stays else _no_answer(evidence, key, end, watched)
+        is_kept = _never_leaves(evidence, evidence.outside[key], handshake)
+        yield _kept_here(evidence, key, end, handshake) if is_kept else _no_answer(evidence, key, end, watched)
 
 
-def _does_stay(evidence: Evidence, outside: Outside, handshake: HandshakeResult) -> bool:
+def _never_leaves(evidence: Evidence, outside: Outside, handshake: HandshakeResult) -> bool:
     """Whether this host keeps the packets: no link sent them, or only a bridge, bond or VLAN without its ports."""
     loops = outside.way is not None and outside.way.link == evidence.name
     if outside.is_neighbour_silent or loops or not outside.has_carrier or handshake.left_by is None:
@@ -329,7 +329,7 @@ def _last_session(
         )
 
 
-def _stays(evidence: Evidence, key: PublicKey, end: SocketAddress, handshake: HandshakeResult) -> Cause:
+def _kept_here(evidence: Evidence, key: PublicKey, end: SocketAddress, handshake: HandshakeResult) -> Cause:
     """The kernel takes the packets to the endpoint, and no link sends them."""
     fact = f"handshake initiations were sent to {end}, and no link of this host sent them out"
     if any(destination == end.address for _, destination in evidence.went_in):

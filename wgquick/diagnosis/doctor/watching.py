@@ -458,7 +458,7 @@ class _Run:
         )
 
     def _counter_signs(self, after: Device) -> list[Sign]:
-        """Conclusions from the counters of wgq-userspace, which include the time before doctor."""
+        """The signs in the counters of wgq-userspace, which include the time before doctor."""
         try:
             counters = self._host.wireguard.diagnostics(self._evidence.name)
         except OperationError as error:
@@ -645,7 +645,7 @@ class _Listener:
         return self._counter.result(self._device.listen_port, self.seconds)
 
     def signs(self, after: Device) -> tuple[Sign, ...]:
-        """Conclusions from the other packets."""
+        """The signs in the other packets."""
         heard = self.heard()
         return tuple(signs(self._device, after, heard)) if heard else ()
 
