@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wgquick.diagnosis.trace import Traced
     from wgquick.executor.down import FileForDown
     from wgquick.executor.ensuring import Ensured
-    from wgquick.executor.places import Place
+    from wgquick.executor.netns_records import NetnsRecord
     from wgquick.executor.planning import PlanInputs
     from wgquick.executor.reloading import Outcome, ReloadOptions
     from wgquick.executor.trial import Seen
@@ -118,7 +118,7 @@ def up(config: Config, options: Options | None = None, transcript: Transcript | 
     settings = _settings(config)
     valid_name(settings.name)
     host = _host(say)
-    if settings.extras.netns or _place(settings.name, host):
+    if settings.extras.netns or _netns_record(settings.name, host):
         from wgquick.executor.netns import up as up_elsewhere
 
         return up_elsewhere(settings, host, _checked(options), say)
@@ -145,7 +145,7 @@ def down(
     valid_name(name)
     read = for_down(name, config, say)
     host = _host(say)
-    if _place(name, host):
+    if _netns_record(name, host):
         from wgquick.executor.netns import down as down_elsewhere
 
         def save_inside(settings: Settings, inner: Host) -> None:
@@ -188,7 +188,7 @@ def reload(
     settings = _settings(config)
     valid_name(settings.name)
     host, reload_options = _host(say), reload_options or ReloadOptions()
-    if settings.extras.netns or _place(settings.name, host):
+    if settings.extras.netns or _netns_record(settings.name, host):
         from wgquick.executor.netns import reload as reload_elsewhere
 
         return reload_elsewhere(settings, host, _checked(options), reload_options, say)
@@ -351,12 +351,12 @@ def plan(
     found, settings, places = _for_plan(verb, config, say, name)
     settings = settings and changed(settings)
     host = cast("Host", EmptyHost()) if offline else _host(say)
-    where = None if offline else _place(found, host)
+    where = None if offline else _netns_record(found, host)
     inputs = planning.PlanInputs(host, _checked(options), places or Places(""), public_key_of, offline)
     if where is not None or (settings is not None and settings.extras.netns and not offline):
-        from wgquick.executor import planning_elsewhere
+        from wgquick.executor import planning_in_netns
 
-        return planning_elsewhere.plan(
+        return planning_in_netns.plan(
             verb, found, settings, inputs, reload_options or ReloadOptions(), where, EmptyHost
         )
     if verb == "down":
@@ -469,12 +469,12 @@ def execute(name: str, command: Sequence[str]) -> NoReturn:
     """
     from os import environ
 
-    from wgquick.executor.places import check_reachable
+    from wgquick.executor.netns_records import check_reachable
     from wgquick.system.execute import caller
     from wgquick.system.execute import execute as run
 
     host = _host(_say_nothing)
-    where = _place(valid_name(name), host)
+    where = _netns_record(valid_name(name), host)
     if where is None:
         how = f"`# wgq: netns = NAME' in its file, or wgq up --netns NAME {name}"
         remedy = f"Bring it up in a network namespace: {how}"
@@ -734,7 +734,7 @@ def doctor(
     from wgquick.config.location import configured, file_here, interface_name
     from wgquick.diagnosis.doctor.examination import DoctorOptions, examine
     from wgquick.diagnosis.doctor.gather import LIMIT
-    from wgquick.executor.places import names as names_elsewhere
+    from wgquick.executor.netns_records import names as names_elsewhere
     from wgquick.system import inspection
 
     say = _line_by_line(transcript)
@@ -892,22 +892,22 @@ def _host(say: Transcript) -> Host:
     return LocalHost(say)
 
 
-def _place(name: str, host: Host) -> Place | None:
+def _netns_record(name: str, host: Host) -> NetnsRecord | None:
     """The network namespace into which `up` has put an interface from the current one."""
-    from wgquick.executor.places import place
+    from wgquick.executor.netns_records import record_of
 
-    return place(name, host)
+    return record_of(name, host)
 
 
 @contextmanager
 def _located(name: str, say: Transcript) -> Iterator[Host]:
     """The host for an interface, with the calling thread in the interface's network namespace."""
     host = _host(say)
-    where = _place(name, host)
+    where = _netns_record(name, host)
     if where is None:
         yield host
         return
-    from wgquick.executor.places import check_reachable
+    from wgquick.executor.netns_records import check_reachable
 
     check_reachable(name, where, host)
     with host.inside(where.netns) as inner:

@@ -6,7 +6,7 @@ same time sees the result of the first and the current file.
 
 from __future__ import annotations
 
-from wgquick.executor import netns, places, trial, up
+from wgquick.executor import netns, netns_records, trial, up
 from wgquick.executor.journal import Journal
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
@@ -50,7 +50,7 @@ def cmd_ensure(
     """
     with host.interface_lock(name):
         settings = read()
-        if settings.extras.netns or places.place(name, host) is not None:
+        if settings.extras.netns or netns_records.record_of(name, host) is not None:
             done = _elsewhere(settings, host, options, reload_options, say, before_up)
             if done.action != "none":
                 trial.supersede(host.journal_directory, name, say)
@@ -93,7 +93,7 @@ def _elsewhere(
 ) -> Ensured:
     """Like `_here`, for an interface that is in another network namespace, or will be."""
     name = settings.name
-    where = places.place(name, host)
+    where = netns_records.record_of(name, host)
     is_up = netns.is_inside(name, host) or (where is None and host.rtnl.link(name) is not None)
     if not is_up:
         before_up(settings)

@@ -17,7 +17,15 @@ from wgquick.executor import down as executor_down
 from wgquick.executor import trial
 from wgquick.executor import up as executor_up
 from wgquick.executor.journal import Journal
-from wgquick.executor.places import Place, check_reachable, forget, is_reachable, names, place, write
+from wgquick.executor.netns_records import (
+    NetnsRecord,
+    check_reachable,
+    forget,
+    is_reachable,
+    names,
+    record_of,
+    write,
+)
 from wgquick.lean import TYPE_CHECKING, contextmanager, suppress
 from wgquick.plan import traffic
 from wgquick.transcript import command, note
@@ -42,7 +50,7 @@ def up(settings: Settings, host: Host, options: Options, say: Say) -> None:
 def bring_up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     """Bring the tunnel up, for a caller that holds the interface's lock."""
     name = settings.name
-    earlier = place(name, host)
+    earlier = record_of(name, host)
     if earlier is not None:
         _clear(name, earlier, host, options, say)
     if not settings.extras.netns:
@@ -80,8 +88,8 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
     name, netns = settings.name, settings.extras.netns
     with host.lock():
         is_ours = not host.netns.exists(netns)
-        is_told = bool(settings.option_extras.netns)
-        write(name, Place(netns, is_ours, is_starting=True, is_told=is_told), host)
+        is_by_option = bool(settings.option_extras.netns)
+        write(name, NetnsRecord(netns, is_ours, is_starting=True, is_by_option=is_by_option), host)
         if is_ours:
             say(command(f"ip netns add {netns}"))
             host.netns.add(netns)
@@ -90,7 +98,9 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
         if is_ours:
             say(command("ip link set up dev lo"))
             inner.rtnl.set_link("lo")
-        where = Place(netns, is_ours, is_starting=True, directory=inner.journal_directory, is_told=is_told)
+        where = NetnsRecord(
+            netns, is_ours, is_starting=True, directory=inner.journal_directory, is_by_option=is_by_option
+        )
         write(name, where, host)
         executor_up.cmd_up(settings, inner, options, say)
     write(name, where._replace(is_starting=False, daemon=host.userspace.identity(name)), host)
@@ -98,7 +108,7 @@ def _up(settings: Settings, host: Host, options: Options, say: Say) -> None:
 
 def check_absent(settings: Settings, host: Host) -> None:
     """Raise WgqError, before any change, if the tunnel is up or its name is taken."""
-    earlier = place(settings.name, host)
+    earlier = record_of(settings.name, host)
     if earlier is not None:
         _check_not_inside(settings.name, earlier, host)
     if settings.extras.netns:
@@ -107,13 +117,13 @@ def check_absent(settings: Settings, host: Host) -> None:
         executor_up.check_absent(settings.name, host)
 
 
-def _check_not_inside(name: str, earlier: Place, host: Host) -> None:
+def _check_not_inside(name: str, earlier: NetnsRecord, host: Host) -> None:
     if is_inside(name, host):
         what = f"`{name}' already exists in the network namespace {earlier.netns}"
         raise WgqError(what, remedy=take_down_first(name))
 
 
-def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) -> None:
+def _clear(name: str, earlier: NetnsRecord, host: Host, options: Options, say: Say) -> None:
     """Remove the leftovers of a killed `up` or a deleted namespace; WgqError if the tunnel is up."""
     _check_not_inside(name, earlier, host)
     exists = is_reachable(earlier, host)
@@ -130,7 +140,7 @@ def _clear(name: str, earlier: Place, host: Host, options: Options, say: Say) ->
     _leave(name, host, say)
 
 
-def _end_unreachable(name: str, where: Place, host: Host, say: Say) -> None:
+def _end_unreachable(name: str, where: NetnsRecord, host: Host, say: Say) -> None:
     """Remove a tunnel and its namespace after the namespace's name was deleted.
 
     The kernel's link disappears with the namespace. A daemon keeps both until it ends.
@@ -146,7 +156,7 @@ def _end_unreachable(name: str, where: Place, host: Host, say: Say) -> None:
             remove(where.directory)
 
 
-def _remove_stray(name: str, where: Place, host: Host) -> None:
+def _remove_stray(name: str, where: NetnsRecord, host: Host) -> None:
     """Remove a daemon's link that a killed `up` had not moved yet.
 
     No other link has the name: `up` refuses a name that the current namespace has, and holds the interface's lock.
@@ -175,10 +185,10 @@ def down(
     save: Callable[[Settings, Host], None],
 ) -> bool:
     """cmd_down for a tunnel in a namespace; returns False, and does nothing, if it is in the current one."""
-    if place(name, host) is None:
+    if record_of(name, host) is None:
         return False
     with host.interface_lock(name):
-        where = place(name, host)
+        where = record_of(name, host)
         if where is None:
             raise not_wireguard(name)
         try:
@@ -191,7 +201,7 @@ def down(
 
 def take_down(
     name: str,
-    where: Place,
+    where: NetnsRecord,
     read: FileForDown,
     host: Host,
     options: Options,
@@ -230,7 +240,7 @@ def change(settings: Settings, host: Host, options: Options, reload_options: Rel
     from wgquick.executor.reloading import Outcome, RestartNeededError, cmd_reload
 
     name = settings.name
-    where = place(name, host)
+    where = record_of(name, host)
     there = where.netns if where else ""
     wanted = _wanted(settings, where)
     if where is not None:
@@ -251,7 +261,7 @@ def change(settings: Settings, host: Host, options: Options, reload_options: Rel
 
 def is_inside(name: str, host: Host) -> bool:
     """Whether the tunnel's link is in the namespace of its record."""
-    where = place(name, host)
+    where = record_of(name, host)
     if where is None or not is_reachable(where, host):
         return False
     with host.inside(where.netns) as inner:
@@ -261,7 +271,7 @@ def is_inside(name: str, host: Host) -> bool:
 @contextmanager
 def located(name: str, host: Host) -> Iterator[Host]:
     """The host of a tunnel: its network namespace if it is in one, with the calling thread inside, else `host`."""
-    where = place(name, host)
+    where = record_of(name, host)
     if where is None or not is_inside(name, host):
         yield host
         return
@@ -269,32 +279,36 @@ def located(name: str, host: Host) -> Iterator[Host]:
         yield inner
 
 
-def begin(name: str, earlier: Place, host: Host) -> None:
+def begin(name: str, earlier: NetnsRecord, host: Host) -> None:
     """Record that the tunnel may be started again in its namespace: a kill may leave a daemon's link outside."""
-    write(name, (place(name, host) or earlier)._replace(is_starting=True), host)
+    write(name, (record_of(name, host) or earlier)._replace(is_starting=True), host)
 
 
-def keep(name: str, earlier: Place, host: Host) -> None:
+def keep(name: str, earlier: NetnsRecord, host: Host) -> None:
     """Record that the tunnel is back in its namespace, and whether wgq deletes the namespace, as before."""
-    others = (place(other, host) for other in names(host) if other != name)
+    others = (record_of(other, host) for other in names(host) if other != name)
     has_passed = any(other is not None and other.netns == earlier.netns and other.is_ours for other in others)
-    found = place(name, host) or earlier
+    found = record_of(name, host) or earlier
     is_ours = found.is_ours or (earlier.is_ours and not has_passed)
     daemon = host.userspace.identity(name)
-    write(name, found._replace(is_ours=is_ours, is_starting=False, daemon=daemon, is_told=earlier.is_told), host)
+    write(
+        name,
+        found._replace(is_ours=is_ours, is_starting=False, daemon=daemon, is_by_option=earlier.is_by_option),
+        host,
+    )
 
 
 def moved(settings: Settings, host: Host) -> tuple[str, ...]:
     """Why a tunnel that is up needs a restart; empty if it is in the namespace that the file names."""
-    where = place(settings.name, host)
+    where = record_of(settings.name, host)
     there = where.netns if where else ""
     wanted = _wanted(settings, where)
     return () if wanted == there else _reasons(wanted, there)
 
 
-def _wanted(settings: Settings, where: Place | None) -> str:
+def _wanted(settings: Settings, where: NetnsRecord | None) -> str:
     """The namespace that the tunnel must be in: the one that an option chose, or else the file's."""
-    if where is not None and where.is_told and not settings.option_extras.netns:
+    if where is not None and where.is_by_option and not settings.option_extras.netns:
         return where.netns
     return settings.extras.netns
 
@@ -312,7 +326,7 @@ def restart(settings: Settings, host: Host, options: Options, say: Say) -> None:
     name, bare = settings.name, settings._replace(save_config=False)
     check_settings(settings, host, options)
     say(note(f"Restarting {name} for {moved(settings, host)[0]}"))
-    where = place(name, host)
+    where = record_of(name, host)
     with undone_on_failure(name, settings, host, options, say):
         if where is None:
             executor_down.take_down(name, bare, host, options, say=say, save=lambda _settings: None)
@@ -327,7 +341,7 @@ def _leave(name: str, host: Host, say: Say) -> None:
     While the tunnel still exists, nothing is removed.
     """
     with host.lock():
-        where = place(name, host)
+        where = record_of(name, host)
         if where is None:
             return
         exists = is_reachable(where, host)
@@ -352,10 +366,10 @@ _BORN_WITH = ("lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0"
 """The links of a new namespace: lo, and those of loaded tunnel modules."""
 
 
-def _pass_on(name: str, where: Place, host: Host) -> bool:
+def _pass_on(name: str, where: NetnsRecord, host: Host) -> bool:
     """Pass the namespace on to another tunnel in it, which deletes it in its `down`; False if there is none."""
     for other in names(host):
-        found = place(other, host) if other != name else None
+        found = record_of(other, host) if other != name else None
         if found is not None and found.netns == where.netns:
             write(other, found._replace(is_ours=True), host)
             return True

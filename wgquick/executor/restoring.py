@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wgquick.config.settings import Extras, Settings
 from wgquick.errors import HookError, SignalError, WgqError, not_wireguard
-from wgquick.executor import down, netns, places, reloading, snapshot, src_valid_mark, up
+from wgquick.executor import down, netns, netns_records, reloading, snapshot, src_valid_mark, up
 from wgquick.executor.execution import Execution
 from wgquick.executor.journal import Journal, NoJournal
 from wgquick.lean import TYPE_CHECKING, NamedTuple, contextmanager
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wgquick.executor.journal import Record
-    from wgquick.executor.places import Place
+    from wgquick.executor.netns_records import NetnsRecord
     from wgquick.options import Options
     from wgquick.plan.applied import Applied, Known
     from wgquick.plan.given import Earlier
@@ -38,7 +38,7 @@ _ROUNDS = 6
 class Before(NamedTuple):
     """The state of an interface before a trial; `wanted` is None if it was not up.
 
-    `record` and `hash_key` are its journal. `file` has the hooks and the table for bringing it up again. `place` is
+    `record` and `hash_key` are its journal. `file` has the hooks and the table for bringing it up again. `where` is
     its network namespace, None for the current one, and `namespace` an open descriptor of that namespace or -1.
     """
 
@@ -48,18 +48,18 @@ class Before(NamedTuple):
     wanted: restore.Wanted | None = None
     record: Record | None = None
     hash_key: bytes = b""
-    place: Place | None = None
+    where: NetnsRecord | None = None
     namespace: int = -1
 
 
 def look(name: str, file: Settings | None, host: Host, options: Options) -> Before:
     """The current state; WgqError if the interface exists and cannot be restored."""
-    where = places.place(name, host)
+    where = netns_records.record_of(name, host)
     if where is None or not netns.is_inside(name, host):
         return _look(name, file, host, options)
     with host.inside(where.netns) as inner:
         found = _look(name, file, inner, options)
-    return found._replace(place=where, namespace=host.netns.opened(where.netns))
+    return found._replace(where=where, namespace=host.netns.opened(where.netns))
 
 
 def _look(name: str, file: Settings | None, host: Host, options: Options) -> Before:
@@ -134,7 +134,7 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, by_
     `tried` has the current hooks of the interface (None: the journal's). `by_restart` takes it down and brings
     it up again. WgqError if something could not be restored; the caller may try again.
     """
-    name, earlier, current = before.name, before.place, places.place(before.name, host)
+    name, earlier, current = before.name, before.where, netns_records.record_of(before.name, host)
     if earlier is None and current is None:
         _go_back(before, tried, host, say, by_restart=by_restart)
         return
@@ -162,7 +162,7 @@ def go_back(before: Before, tried: Settings | None, host: Host, say: Say, *, by_
     netns.keep(name, earlier, host)
 
 
-def _take_down_there(before: Before, where: Place, tried: Settings | None, host: Host, say: Say) -> None:
+def _take_down_there(before: Before, where: NetnsRecord, tried: Settings | None, host: Host, say: Say) -> None:
     """Take the interface down in its network namespace, as `_take_down` does in the current one."""
     settings = tried._replace(save_config=False) if tried else None
     options = before.options._replace(force=True)

@@ -12,7 +12,7 @@ import time
 
 from wgquick.config.settings import Settings
 from wgquick.errors import WgqError, not_one_of, not_wireguard, reason_of
-from wgquick.executor import down, netns, places, restoring, trial, waiting
+from wgquick.executor import down, netns, netns_records, restoring, trial, waiting
 from wgquick.executor.reloading import Reload, RestartNeededError
 from wgquick.executor.trial import Trial
 from wgquick.lean import TYPE_CHECKING, NamedTuple, loads, suppress
@@ -218,7 +218,7 @@ class Attempt:
 
     def _change(self) -> None:
         asked, host, say = self._asked, self._host, self._say
-        where = places.place(asked.name, host)
+        where = netns_records.record_of(asked.name, host)
         if asked.verb == "down":
             # SaveConfig writes the current state to the file. A rollback restores that state: the file stays right.
             if where is None:

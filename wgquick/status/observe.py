@@ -11,7 +11,7 @@ from wgquick.config import location
 from wgquick.config.parser import examine
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.errors import OperationError, WgqError, not_up, not_wireguard
-from wgquick.executor import places, trial
+from wgquick.executor import netns_records, trial
 from wgquick.executor.journal import Journal, others
 from wgquick.executor.observe import rules
 from wgquick.executor.traffic import last_guard
@@ -69,7 +69,7 @@ class Observer:
 
         OperationError if a named one is not a WireGuard interface; with `missing` it is skipped.
         """
-        there = asked or dict.fromkeys((*self._host.wireguard.interfaces(), *places.names(self._host)))
+        there = asked or dict.fromkeys((*self._host.wireguard.interfaces(), *netns_records.names(self._host)))
         must_be = bool(asked) and not missing
         found = tuple(filter(None, (self._located(name, must_be=must_be) for name in there)))
         trials = tuple(each for each in self._trials() if not asked or each.interface in asked)
@@ -82,12 +82,12 @@ class Observer:
     def _located(self, name: str, *, must_be: bool) -> InterfaceStatus | None:
         """The interface, read in the network namespace into which wgq has put it."""
         here = self._host
-        where = places.place(name, here) if location.is_valid_name(name) else None
+        where = netns_records.record_of(name, here) if location.is_valid_name(name) else None
         if where is not None and must_be:
-            places.check_reachable(name, where, here)
+            netns_records.check_reachable(name, where, here)
         if where is None:
             return self._interface(name, must_be=must_be)
-        if not places.is_reachable(where, here):
+        if not netns_records.is_reachable(where, here):
             gone = f"the network namespace {where.netns} is gone: `wgq down {name}' removes what it left behind"
             return self._interface(name, must_be=must_be) or InterfaceStatus(name, error=gone, netns=where.netns)
         with here.inside(where.netns) as self._host:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from wgquick.errors import WgqError
-from wgquick.executor import journal, places
+from wgquick.executor import journal, netns_records
 from wgquick.lean import suppress
 from wgquick.upkeep.watcher import Watcher
 
@@ -71,7 +71,7 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._home = Watcher(host, monitor, asked, self._wake)
         self._insides: dict[str, _Inside] = {}
-        self._places: dict[str, tuple[tuple[int, ...], places.Place | None]] = {}
+        self._records: dict[str, tuple[tuple[int, ...], netns_records.NetnsRecord | None]] = {}
         self._directory: tuple[int, ...] | None = None
         self._next_tick = 0.0
 
@@ -134,7 +134,7 @@ class Watch:
     def _look_around(self) -> None:
         """Enter the namespaces that have watched interfaces, and leave those that have none or are gone."""
         wanted: dict[str, set[tuple[str, str]]] = {}
-        for name, where in self._placed():
+        for name, where in self._elsewhere():
             if where.directory and (not self._asked.names or name in self._asked.names):
                 wanted.setdefault(where.netns, set()).add((name, where.directory))
         for there in [name for name, each in self._insides.items() if not each.namespace.is_current()]:
@@ -144,23 +144,23 @@ class Watch:
         for there, names in wanted.items():
             self._watch_inside(there, names)
 
-    def _placed(self) -> Iterator[tuple[str, places.Place]]:
-        """The interfaces in other namespaces, and their places. A record is read again when it has changed."""
+    def _elsewhere(self) -> Iterator[tuple[str, netns_records.NetnsRecord]]:
+        """The interfaces in other namespaces, with their records. A record is read again when it has changed."""
         directory = journal.stamp(self._host.journal_directory)
         if directory == self._directory:
-            yield from ((name, where) for name, (_, where) in self._places.items() if where is not None)
+            yield from ((name, where) for name, (_, where) in self._records.items() if where is not None)
             return
         self._directory = directory
-        stamps = places.stamps(self._host)
-        for name in self._places.keys() - stamps.keys():
-            del self._places[name]
+        stamps = netns_records.stamps(self._host)
+        for name in self._records.keys() - stamps.keys():
+            del self._records[name]
         for name, stamp in stamps.items():
-            if name not in self._places or self._places[name][0] != stamp:
+            if name not in self._records or self._records[name][0] != stamp:
                 where = None
                 with suppress(WgqError):
-                    where = places.place(name, self._host)
-                self._places[name] = (stamp, where)
-            where = self._places[name][1]
+                    where = netns_records.record_of(name, self._host)
+                self._records[name] = (stamp, where)
+            where = self._records[name][1]
             if where is not None:
                 yield name, where
 

@@ -1,4 +1,4 @@
-"""Records of the network namespaces that tunnels were moved into; a place is one file beside the journals."""
+"""Records of the network namespaces that tunnels were moved into: one file each, beside the journals."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 _SUFFIX = ".netns"
 
 
-class Place(NamedTuple):
-    """The place of a tunnel: the namespace `netns`.
+class NetnsRecord(NamedTuple):
+    """The named network namespace of a tunnel, `netns`.
 
     `is_ours`: wgq created the namespace and deletes it. `is_starting`: `up` has not ended; if it was killed, a
     daemon's link may still be in the current namespace. `daemon` identifies the daemon; "" for the kernel's
-    WireGuard. `directory` has the namespace's journals; "" before wgq enters it. `is_told`: an option of `up` chose
-    the namespace, so the file's does not count.
+    WireGuard. `directory` has the namespace's journals; "" before wgq enters it. `is_by_option`: an option of `up`
+    chose the namespace, so the file's does not count.
     """
 
     netns: str
@@ -30,11 +30,11 @@ class Place(NamedTuple):
     is_starting: bool = False
     daemon: str = ""
     directory: str = ""
-    is_told: bool = True
+    is_by_option: bool = True
 
 
-def place(name: str, host: Host) -> Place | None:
-    """The namespace of a tunnel that was brought up from the current one; None if it has no other namespace."""
+def record_of(name: str, host: Host) -> NetnsRecord | None:
+    """The record of a tunnel that was brought up from the current one; None if it has no other namespace."""
     try:
         with opened(host.journal_directory) as directory:
             descriptor = os.open(f"{name}{_SUFFIX}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -48,7 +48,7 @@ def place(name: str, host: Host) -> Place | None:
         ) from None
     try:
         read = loads(text)
-        return Place(
+        return NetnsRecord(
             str(read["netns"]),
             read["is_ours"] is True,
             read["is_starting"] is True,
@@ -61,7 +61,7 @@ def place(name: str, host: Host) -> Place | None:
         raise WgqError(what, remedy="Take the tunnel down in its namespace, then remove the file.") from None
 
 
-def is_reachable(where: Place, host: Host) -> bool:
+def is_reachable(where: NetnsRecord, host: Host) -> bool:
     """Whether the tunnel's namespace exists; another one may have its name now."""
     if not host.netns.exists(where.netns):
         return False
@@ -71,7 +71,7 @@ def is_reachable(where: Place, host: Host) -> bool:
         return inner.journal_directory == where.directory
 
 
-def check_reachable(name: str, where: Place, host: Host) -> None:
+def check_reachable(name: str, where: NetnsRecord, host: Host) -> None:
     """Raise WgqError if the tunnel's namespace is gone."""
     if not is_reachable(where, host):
         what = f"the network namespace {where.netns} of {name} is gone"
@@ -89,13 +89,15 @@ def names(host: Host) -> list[str]:
 
 
 def stamps(host: Host) -> dict[str, tuple[int, ...]]:
-    """The same tunnels, each with a value that changes with its place."""
+    """The same tunnels, each with a value that changes with its record."""
     return journal_stamps(host.journal_directory, _SUFFIX)
 
 
-def write(name: str, where: Place, host: Host) -> None:
-    """Record the place of a tunnel."""
-    text = dumps(where._asdict())
+def write(name: str, where: NetnsRecord, host: Host) -> None:
+    """Write the record of a tunnel."""
+    fields = where._asdict()
+    fields["is_told"] = fields.pop("is_by_option")  # as earlier versions read it
+    text = dumps(fields)
     file, following = f"{name}{_SUFFIX}", f".{name}{_SUFFIX}.next"
     try:
         with opened(host.journal_directory, make=True) as directory:
@@ -109,6 +111,6 @@ def write(name: str, where: Place, host: Host) -> None:
 
 
 def forget(name: str, host: Host) -> None:
-    """Remove the record of a tunnel's place."""
+    """Remove the record of a tunnel."""
     with suppress(OSError), opened(host.journal_directory) as directory:
         os.unlink(f"{name}{_SUFFIX}", dir_fd=directory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wgquick.errors import WgqError, not_up
-from wgquick.executor import netns, places, planning
+from wgquick.executor import netns, netns_records, planning
 from wgquick.lean import TYPE_CHECKING, cast
 from wgquick.plan.planned import Plan, Planned
 from wgquick.transcript import note
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wgquick.config.settings import Settings
+    from wgquick.executor.netns_records import NetnsRecord
     from wgquick.executor.planning import PlanInputs
     from wgquick.executor.reloading import ReloadOptions
     from wgquick.ports import Host
@@ -23,10 +24,10 @@ def plan(
     settings: Settings | None,
     inputs: PlanInputs,
     reload_options: ReloadOptions,
-    where: places.Place | None,
+    where: NetnsRecord | None,
     new: Callable[[Host, str], object],
 ) -> Plan:
-    """The plan of a verb; `where` is the tunnel's current place. `new` makes a host for a planned namespace."""
+    """The plan of a verb; `where` is the tunnel's record. `new` makes a host for a planned namespace."""
     if verb == "down":
         return _down(name, settings, inputs, where)
     if settings is None:
@@ -67,17 +68,19 @@ def _up(
     return found._replace(changes=(made, enter, loopback, *found.changes))
 
 
-def _down(name: str, settings: Settings | None, inputs: PlanInputs, where: places.Place | None) -> Plan:
+def _down(name: str, settings: Settings | None, inputs: PlanInputs, where: NetnsRecord | None) -> Plan:
     host = inputs.host
     if where is None:
         return planning.plan_down(name, settings, inputs)
-    if not places.is_reachable(where, host):
+    if not netns_records.is_reachable(where, host):
         return Plan("down", name, (), (), (note(f"The network namespace {where.netns} is gone already"),))
     enter = Planned("~", "EnterNamespace", (f"nsenter --net={host.netns.path_of(where.netns)}",))
     with host.inside(where.netns) as inner:
         found = planning.plan_down(name, settings, inputs._replace(host=inner))
-    others = [each for each in places.names(host) if each != name]
-    is_last = all((place := places.place(each, host)) is None or place.netns != where.netns for each in others)
+    others = [each for each in netns_records.names(host) if each != name]
+    is_last = all(
+        (other := netns_records.record_of(each, host)) is None or other.netns != where.netns for each in others
+    )
     gone = Planned("-", "DeleteNamespace", (f"ip netns delete {where.netns}",))
     last = (gone,) if where.is_ours and is_last else ()
     return found._replace(changes=(enter, *found.changes, *last))
