@@ -321,7 +321,8 @@ OUTSIDE = (
          "51820 drop' in chain out of table bridge guard", after_here=BRIDGED + "nft add table bridge guard; "
          "nft add chain bridge guard out '{ type filter hook output priority 0; }'; "
          "nft add rule bridge guard out udp dport 51820 drop"),
-    Case("a bridge chain drops the answers", "input-blocked", says="between eth0 and br0, by `udp sport 51820 "
+    Case("a bridge chain drops the endpoint's answers", "input-blocked",
+         says="between eth0 and br0, by `udp sport 51820 "
          "drop' in chain in of table bridge guard", after_here=BRIDGED + "nft add table bridge guard; "
          "nft add chain bridge guard in '{ type filter hook input priority 0; }'; "
          "nft add rule bridge guard in udp sport 51820 drop"),
@@ -345,7 +346,8 @@ OUTSIDE = (
          says="in eth0's own network", after_here="ip addr add 198.51.100.9/24 dev eth0"),
     Case("a rule for the fwmark leads to a silent gateway", "gateway-silent", here=MARKED,
          after_here="ip route add default via 203.0.113.9 table 77; ip rule add pref 90 fwmark 0x77 lookup 77"),
-    Case("a firewall rule clears the fwmark", "endpoint-in-tunnel", here=FULL, there=FULL_SERVER,
+    Case("a firewall rule clears the fwmark of packets to the endpoint", "endpoint-in-tunnel", here=FULL,
+         there=FULL_SERVER,
          says="a firewall rule changes their mark", after_here="nft add table inet guard; "
          "nft add chain inet guard out '{ type route hook output priority -150; }'; "
          "nft add rule inet guard out udp dport 51820 meta mark set 0"),
@@ -420,20 +422,20 @@ ANSWERS = (
     Case("the other end is under load", "peer-busy", wants="", is_busy=True, after_there="ip link delete wg0"),
     Case("the ends have different preshared keys", "answer-refused", wants="",
          here=CLIENT + "PresharedKey = @psk@\n", there=SERVER + "PresharedKey = @psk2@\n"),
-    Case("nftables drops the answers", "input-blocked",
+    Case("nftables drops the endpoint's answers", "input-blocked",
          after_here=NFT_IN + "nft add rule inet guard in udp sport 51820 drop"),
-    Case("iptables drops the answers", "input-blocked",
+    Case("iptables drops the endpoint's answers", "input-blocked",
          after_here="iptables -P INPUT DROP; iptables -A INPUT -i wg0 -j ACCEPT"),
-    Case("legacy iptables drops the answers in its raw table", "input-blocked",
+    Case("legacy iptables drops the endpoint's answers in its raw table", "input-blocked",
          says="in chain PREROUTING of table raw (iptables-legacy)",
          after_here="iptables-legacy -t raw -A PREROUTING -p udp --sport 51820 -j DROP"),
-    Case("nftables drops the answers before connection tracking", "input-blocked",
+    Case("nftables drops the endpoint's answers before connection tracking", "input-blocked",
          says="by `udp sport 51820 drop' in chain raw of table inet guard",
          after_here=NFT_RAW + "nft add rule inet guard raw udp sport 51820 drop"),
-    Case("an ingress chain drops the answers", "input-blocked",
+    Case("an ingress chain drops the endpoint's answers", "input-blocked",
          says="by `udp sport 51820 drop' in chain link of table netdev guard",
          after_here=NFT_LINK + "nft add rule netdev guard link udp sport 51820 drop"),
-    Case("rp_filter drops answers that arrive on another link", "rp-filter",
+    Case("rp_filter drops the endpoint's answers, which arrive on another link", "rp-filter",
          after_here="sysctl -q net.ipv4.conf.all.rp_filter=1; "
          "ip route replace default via 203.0.113.1 src 192.0.2.2"),
 )  # fmt: skip
@@ -517,7 +519,7 @@ SERVERS = (
          pings="10.66.0.1", says="the policy of chain input of table inet guard", before_there=SETS),
     Case("iptables redirects the server's port", "input-blocked", at="there", wants="", pings="10.66.0.1",
          before_there="iptables -t nat -A PREROUTING -p udp --dport 51820 -j REDIRECT --to-ports 53"),
-    Case("nftables rejects a set of addresses that has the client's", "input-blocked", at="there",
+    Case("nftables rejects the client's address, which is in a set", "input-blocked", at="there",
          pings="10.66.0.1",
          says="`ip saddr @bad reject' in chain in of table inet guard", after_there=NFT_IN +
          "nft add set inet guard bad '{ type ipv4_addr; elements = { 192.0.2.2 }; }'; "
@@ -544,7 +546,7 @@ SERVERS = (
          "ip link set x0 up; ip link set x1 up; ip route replace default via 203.0.113.1 dev x0"),
     Case("only the server has a preshared key", "answer-refused", at="there", wants="", pings="10.66.0.1",
          there=SERVER + "PresharedKey = @psk2@\n"),
-    Case("a client's clock went back an hour", "knock-stale-clock", at="there", late=3600.0,
+    Case("a client's clock was set back an hour", "knock-stale-clock", at="there", late=3600.0,
          after_here="ip link set wg0 down"),
     Case("the link is down, and a client sends handshakes", "not-up", at="there", wants="", pings="10.66.0.1",
          listen=7.0,
@@ -574,7 +576,7 @@ SERVERS = (
          "iptables -A FORWARD -i wg0 -j ACCEPT; " + MASQUERADE),
     Case("the server does not masquerade", "not-masqueraded", at="there", here=FULL, there=FULL_SERVER,
          pings="198.18.0.77", after_there=FORWARDS),
-    Case("a host beside the server has no route to the client", "not-masqueraded", at="there",
+    Case("a host in the server's network has no route to the client", "not-masqueraded", at="there",
          here=routing("10.66.0.0/24, 10.9.0.0/24"), pings="10.9.0.2",
          before_between="ip addr add 10.9.0.2/24 dev r1",
          before_there=FORWARDS + "ip addr add 10.9.0.1/24 dev eth0"),
@@ -660,7 +662,7 @@ HEALTHY = (
     Case("the other end drops echo requests",
          after_there=NFT_IN + "nft add rule inet guard in icmp type echo-request drop"),
     Case("rp_filter is strict", here=FULL, there=FULL_SERVER, after_here="sysctl -q net.ipv4.conf.all.rp_filter=1"),
-    Case("AllowedIPs with a network that includes a local one", here=routing("10.66.0.1/32, 10.0.0.0/8"),
+    Case("AllowedIPs include a local network", here=routing("10.66.0.1/32, 10.0.0.0/8"),
          before_here=LAN),
     Case("the server's nftables opens its port", at="there", before_there=NFT_IN +
          "nft add rule inet guard in udp dport 51820 accept; nft add rule inet guard in iifname wg0 accept; "
@@ -710,7 +712,7 @@ HEALTHY = (
 
 ON_BOTH = (
     "only the other end has a preshared key",
-    "nftables drops the answers",
+    "nftables drops the endpoint's answers",
     "the other end's AllowedIPs lack this address",
     "a client has a key that no peer of the server has",
     "a full tunnel of IPv4 and IPv6",
