@@ -184,7 +184,7 @@ class EnteredNamespace:
             calls.enter_network(self.inside)
 
 
-def standing(name: str) -> EnteredNamespace:
+def not_entered(name: str) -> EnteredNamespace:
     """The namespace, not entered yet; the caller closes both descriptors."""
     inside = opened(name)
     try:
@@ -202,7 +202,7 @@ def entered(name: str) -> Iterator[EnteredNamespace]:
     """
     from wgquick.system import calls
 
-    outer = standing(name)
+    outer = not_entered(name)
     origin, inside = outer.origin, outer.inside
     try:
         outer.enter()

@@ -19,7 +19,7 @@ class WatchedNamespace:
     """The namespace, kept open until `close`; OperationError if there is none, or without CAP_SYS_ADMIN."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
-        self._outer = netns.standing(name)
+        self._outer = netns.not_entered(name)
         self._path, self._own = netns.path_of(name), os.fstat(self._outer.inside)
         try:
             with self.entered():
