@@ -144,10 +144,10 @@ class Machine:
     def seen(self) -> Arrivals:
         return Arrivals(frozenset(), frozenset())
 
-    def reach(self, addresses: Iterable[str], *_: object) -> list[Echo]:
+    def probe(self, addresses: Iterable[str], *_: object) -> list[Echo]:
         return [Echo(each, "icmp" if self._answers else "") for each in addresses]
 
-    def freely(self, addresses: Iterable[str], _: float) -> list[Echo]:
+    def unbound(self, addresses: Iterable[str], _: float) -> list[Echo]:
         return [Echo(each, "icmp") for each in addresses]
 
     def ways(self, wanted: Iterable[object]) -> list[Way]:

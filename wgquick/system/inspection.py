@@ -391,7 +391,7 @@ class Prober:
         """What arrived through the tunnel so far."""
         return self._tap.look()
 
-    def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
+    def probe(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
         """Probe all addresses until `enough` (of the addresses that answered) is true, or the monotonic `deadline`.
 
         An echo request goes first. Addresses without an answer after half a second get a datagram and a connection.
@@ -428,7 +428,7 @@ class Prober:
                 opened.close()
         return [Echo(each, answered.get(each, ""), refused[each], each in came) for each in addresses]
 
-    def freely(self, addresses: Sequence[str], seconds: float) -> list[Echo]:
+    def unbound(self, addresses: Sequence[str], seconds: float) -> list[Echo]:
         """Send echo requests by this host's own routes, as other programs do, not bound to the tunnel."""
         echoes = self._echo_sockets({family_of(pack_address(each)) for each in addresses}, is_bound=False)
         answered: dict[str, str] = {}
@@ -445,7 +445,7 @@ class Prober:
                 opened.close()
         return [Echo(each, answered.get(each, ""), refused.get(each, 0)) for each in addresses]
 
-    def go_beyond(
+    def beyond(
         self, addresses: Sequence[str], servers: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]
     ) -> Arrivals:
         """Send echo requests with few hops to addresses beyond the other end, until `enough` accepts what came out.
@@ -488,7 +488,7 @@ class Prober:
         head = struct.pack("!HHHHHH", self._id, _RECURSIVE, 1, 0, 0, 0)
         return head + struct.pack("!BHH", 0, _NS, _IN)
 
-    def resolvers(self, servers: Sequence[str], seconds: float) -> set[str]:
+    def answering_servers(self, servers: Sequence[str], seconds: float) -> set[str]:
         """The DNS servers that answer a query (for the root's name servers), by this host's routes."""
         query = self._query()
         asked: dict[socket.socket, str] = {}

@@ -106,7 +106,7 @@ class Watched(NamedTuple):
     handshakes: int = 0
     fitting: int | None = None
     """The largest packet that passed, if one of the link's MTU did not; None if that passed or was not tried."""
-    freely: Echo | None = None
+    unbound: Echo | None = None
     """The result of a probe by this host's own routes to an address that answered one into the tunnel."""
     path: PathMtu | None = None
     """The path to the endpoint outside the tunnel, if a packet of the link's MTU did not pass."""

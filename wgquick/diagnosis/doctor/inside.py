@@ -62,9 +62,9 @@ def rp_filter(evidence: Evidence, link: str) -> bool:
 
 def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
     """This host drops packets that come out of the tunnel or go into it."""
-    name, free = evidence.name, watched.freely
-    if free is not None and not free.answered:
-        yield _led_elsewhere(evidence, key, free.address, free.errno)
+    name, unbound = evidence.name, watched.unbound
+    if unbound is not None and not unbound.answered:
+        yield _led_elsewhere(evidence, key, unbound.address, unbound.errno)
     for echo in watched.echoes:
         if echo.errno == errno.EPERM:
             leaving = _echo(echo.address, output_link=name, destination=echo.address, icmp="echo-request")

@@ -77,13 +77,13 @@ class Prober(Protocol):
     def seen(self) -> Arrivals:
         """The packets that came out of the tunnel so far."""
 
-    def reach(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
+    def probe(self, addresses: Sequence[str], deadline: float, enough: Callable[[set[str]], bool]) -> list[Echo]:
         """Probe all addresses until `enough` accepts those that answered, or until the monotonic `deadline`."""
 
-    def freely(self, addresses: Sequence[str], seconds: float) -> list[Echo]:
+    def unbound(self, addresses: Sequence[str], seconds: float) -> list[Echo]:
         """Send echo requests by this host's own routes, as other programs do, not bound to the tunnel."""
 
-    def go_beyond(
+    def beyond(
         self, addresses: Sequence[str], servers: Sequence[str], seconds: float, enough: Callable[[Arrivals], bool]
     ) -> Arrivals:
         """Send echo requests to addresses beyond the other end, until `enough` accepts what came out.
@@ -91,7 +91,7 @@ class Prober(Protocol):
         DNS servers among them get queries and connections too.
         """
 
-    def resolvers(self, servers: Sequence[str], seconds: float) -> set[str]:
+    def answering_servers(self, servers: Sequence[str], seconds: float) -> set[str]:
         """The DNS servers that answer a query, by this host's routes."""
 
     def sizer(self, address: str) -> AbstractContextManager[Sizer]:

@@ -41,28 +41,32 @@ if TYPE_CHECKING:
     from wgquick.ports import Host
 
 _HANDSHAKE_TOS = 0x88  # AF41, which the kernel and wgq-userspace set for handshakes (HANDSHAKE_DSCP)
-_PEERS = 16  # the maximum number of probed peers
-_FEW = 256  # the maximum number of peers for polling endpoints, as reading many takes long
-_LEAST = 1.3  # seconds of watching, in which a ping once a second is seen
-_FIRST = 1.2  # seconds for peers that work
-_TRIES, _PAUSE = 3, 0.9  # initiations, and seconds after each
-_SECOND = 1.2
-_RETRY = 6.4  # seconds after which a device has retried its handshake (REKEY_TIMEOUT and its jitter) in vain
-_NEIGHBOURS = 0.5  # seconds for the answers of gateways
-_PATH = 1.0  # seconds for the answers of one path
-_SERVERS, _SERVERS_TIME = 4, 2.0  # the maximum number of DNS servers to query, and the seconds for their answers
-_SIZING = 15.0  # the most seconds for measuring the largest packet of one peer
+_ROOT_SERVER = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net
+# The largest numbers of what is probed.
+_MOST_PROBED = 16  # peers
+_MOST_POLLED = 256  # peers whose endpoints are read repeatedly, as reading many takes long
+_MOST_SIZED = 4  # peers for which the largest packet is measured
+_MOST_SERVERS = 4  # DNS servers
+_INITIATIONS = 3
+# Seconds.
+_LEAST_WATCHING = 1.3  # in which a ping once a second is seen
+_PROBING = 1.2  # for the answers of peers that work
+_PROBING_AGAIN = 1.2  # for peers that have answered doctor's handshake
+_AFTER_INITIATION = 0.9
+_ADMISSION = 0.3  # from an answer's arrival until it should have passed this host's firewall
+_HANDSHAKE_RETRY = 6.4  # until a device has retried its handshake in vain (REKEY_TIMEOUT and its jitter)
+_NEIGHBOUR_ANSWERS = 0.5  # for the answers of gateways
+_PATH_ANSWERS = 1.0  # for the answers of one path
+_SERVER_ANSWERS = 2.0  # for the answers of DNS servers
+_SIZING = 15.0  # at most, for measuring the largest packet of one peer
 _SIZING_UNSURE = 1.0  # the same for a peer that may answer no echo request
-_SIZED = 4  # the maximum number of peers for measuring the largest packet
-_SETTLED = 0.3
-_BEYOND = 1.5  # seconds for an answer from beyond the other end
-_LATELY = 10.0  # seconds in which something came from beyond, so that the tunnel led there
-_FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net, a public server
+_BEYOND_ANSWERS = 1.5  # for an answer from beyond the other end
+_RECENT_TRAFFIC = 10.0  # in which something came from beyond, so that the tunnel led there
+_RECENT_MOVE = 10.0  # since a peer moved
 _POLL_INTERVAL = 0.1
-_AT_ONCE = (0.0, 0.002, 0.005)  # seconds before each reading after a packet from a new place: it is decrypted first
-_AT_MOST = 0.03  # seconds until the next readings of that kind
-_PART, _MORE = 8, 2.5  # one answer may take 1/8 of the remaining time, but at most 2.5 times the usual seconds
-_RECENT = 10.0  # seconds since a peer moved
+_READING_PAUSES = (0.0, 0.002, 0.005)  # before the readings after a packet from a new place: it is decrypted first
+_BETWEEN_READINGS = 0.03  # until the next readings of that kind
+_SHARE, _FACTOR = 8, 2.5  # one answer may take 1/8 of the remaining time, but at most 2.5 times the usual seconds
 _FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "prohibited"})
 
 
@@ -85,17 +89,17 @@ def watched(
     listener = _Listener(evidence, device, inspector, poller.hear)
     try:
         run = _Run(evidence, device, host, inspector, prober, listener, deadline)
-        run.aim(known)
+        run.choose_targets(known)
         with poller, listener:
-            run.reach(_FIRST)
-            run.go_freely()
-            run.handshake()
-            run.look_around()
-            run.reach_again()
-            run.go_beyond()
-            run.ask_servers()
-            run.measure()
-            run.linger(began, listen, poller)
+            run.probe(_PROBING)
+            run.probe_unbound()
+            run.send_initiations()
+            run.look_up_neighbours()
+            run.probe_again()
+            run.probe_beyond()
+            run.query_dns_servers()
+            run.measure_sizes()
+            run.keep_listening(began, listen, poller)
         return run.result(poller)
     finally:
         prober.close()
@@ -138,20 +142,20 @@ class _Run:
         dialled = [p for p in device.peers if dials(p, wanted.get(p.public_key), has_file=has_file)]
         self._dialled = {peer.public_key for peer in dialled}
         fresh = [p for p in device.peers if p not in dialled and evidence.now - p.last_handshake < SESSION_AGE]
-        self._probed = (*dialled, *fresh)[:_PEERS]
+        self._probed = (*dialled, *fresh)[:_MOST_PROBED]
         self._aims: dict[PublicKey, list[Target]] = {}
         self._echoes: dict[str, Echo] = {}
         self._outside = dict(evidence.outside)
         self._handshake_results: dict[PublicKey, HandshakeResult] = {}
         self._fitting: dict[PublicKey, int] = {}
-        self._free: dict[PublicKey, Echo] = {}
+        self._unbound: dict[PublicKey, Echo] = {}
         self._paths: dict[PublicKey, PathMtu] = {}
         self._asked_servers: dict[str, bool] = {}
         self._unread: list[str] = []
         self._beyond: tuple[Beyond, ...] = ()
         self._ends = {peer.public_key: peer.endpoint for peer in device.peers}
 
-    def aim(self, known: tuple[bytes, ...]) -> None:
+    def choose_targets(self, known: tuple[bytes, ...]) -> None:
         """Choose the addresses to probe; `known` are addresses of the other end."""
         servers = self._evidence.settings.dns if self._evidence.settings else ()
         own = self._evidence.addresses
@@ -172,7 +176,7 @@ class _Run:
     def _patience(self, seconds: float) -> float:
         """The seconds to wait for an answer: more than `seconds` if doctor has plenty of time."""
         left = self._deadline - time.monotonic()
-        return max(0.0, min(left, max(seconds, min(seconds * _MORE, left / _PART))))
+        return max(0.0, min(left, max(seconds, min(seconds * _FACTOR, left / _SHARE))))
 
     def _echoes_of(self, peer: DevicePeer) -> tuple[Echo, ...]:
         """The results of the probes of a peer's addresses so far."""
@@ -184,29 +188,30 @@ class _Run:
         dialled = (peer for peer in self._probed if peer.public_key in self._dialled)
         return [peer for peer in dialled if not any(echo.answered for echo in self._echoes_of(peer))]
 
-    def reach(self, seconds: float, peers: Sequence[DevicePeer] | None = None) -> None:
+    def probe(self, seconds: float, peers: Sequence[DevicePeer] | None = None) -> None:
         """Probe the peers' addresses."""
         aims = {p.public_key: self._aims[p.public_key] for p in (self._probed if peers is None else peers)}
         addresses = list(dict.fromkeys(aim.address for each in aims.values() for aim in each))
         if not addresses:
             return
         until = time.monotonic() + self._patience(seconds)
-        for echo in self._prober.reach(addresses, until, lambda answered: _is_enough(answered, aims)):
+        for echo in self._prober.probe(addresses, until, lambda answered: _is_enough(answered, aims)):
             self._echoes[echo.address] = echo
 
-    def go_freely(self) -> None:
+    def probe_unbound(self) -> None:
         """Probe an answering address of each peer by this host's own routes, as rules may divert such packets."""
         ways, name = self._evidence.ways, self._evidence.name
-        for peer in self._probed[:_SIZED]:
+        for peer in self._probed[:_MOST_SIZED]:
             for echo in self._echoes_of(peer):
                 way = ways.get(echo.address) or next(
                     iter(self._inspector.ways([Query(pack_address(echo.address))]))
                 )
                 if echo.answered == "icmp" and way.link == name:
-                    (self._free[peer.public_key],) = self._prober.freely([echo.address], self._patience(_FIRST))
+                    (found,) = self._prober.unbound([echo.address], self._patience(_PROBING))
+                    self._unbound[peer.public_key] = found
                     break
 
-    def handshake(self) -> None:
+    def send_initiations(self) -> None:
         """Send an initiation to each peer, and more until each has answered.
 
         After a change of the preshared key at the other end, the session continues for two minutes and then fails.
@@ -218,10 +223,10 @@ class _Run:
         dialled = [peer for peer in self._probed if peer.public_key in self._dialled and peer.endpoint]
         waiting = {peer.public_key: peer for peer in dialled}
         probes: dict[PublicKey, list[HandshakeProbe]] = {public: [] for public in waiting}
-        for _ in range(_TRIES):
+        for _ in range(_INITIATIONS):
             if not waiting:
                 break
-            if time.monotonic() + _PAUSE > self._deadline:
+            if time.monotonic() + _AFTER_INITIATION > self._deadline:
                 for peer in waiting.values():
                     self._note_unread(f"whether {peer.endpoint} answers a handshake")
                 break
@@ -257,13 +262,13 @@ class _Run:
     def _await_answers(
         self, waiting: Sequence[PublicKey], probes: Mapping[PublicKey, list[HandshakeProbe]]
     ) -> None:
-        until, settled = time.monotonic() + self._patience(_PAUSE), 0.0
+        until, settled = time.monotonic() + self._patience(_AFTER_INITIATION), 0.0
         while (now := time.monotonic()) < until and not (settled and now > settled):
             if not settled and all(self._is_settled(public, probes[public]) for public in waiting):
-                settled = now + _SETTLED  # the event for an admitted answer may come later
+                settled = now + _ADMISSION  # the event for an admitted answer may come later
             time.sleep(0.02)
 
-    def look_around(self) -> None:
+    def look_up_neighbours(self) -> None:
         """Look up the neighbours on the way to peers that do not answer: gateways, or the peers themselves."""
         silent = {
             peer.public_key: peer.endpoint
@@ -275,8 +280,8 @@ class _Run:
             for key in silent
             if (way := self._outside.get(key, Outside()).way) and way.kind == "unicast" and way.link
         }
-        if asked and time.monotonic() + _NEIGHBOURS < self._deadline:
-            found = dict(zip(asked, self._inspector.neighbours(asked, _NEIGHBOURS), strict=True))
+        if asked and time.monotonic() + _NEIGHBOUR_ANSWERS < self._deadline:
+            found = dict(zip(asked, self._inspector.neighbours(asked, _NEIGHBOUR_ANSWERS), strict=True))
             for key, end in silent.items():
                 outside = self._outside.get(key, Outside())
                 if outside.way is not None:
@@ -284,7 +289,7 @@ class _Run:
                     near = next((found[each] for each in asked if each[:2] == place), None)
                     self._outside[key] = outside._replace(neighbour=near)
 
-    def reach_again(self) -> None:
+    def probe_again(self) -> None:
         """Probe again the peers that answered doctor's handshake: the device's next handshake may succeed."""
         results = self._handshake_results
         again = [
@@ -297,14 +302,14 @@ class _Run:
         if again:
             live = {peer.public_key: peer for peer in self._live().peers}
             ages = [time.time() - live.get(peer.public_key, peer).last_handshake for peer in again]
-            self.reach(_SECOND if max(ages) < SESSION_AGE else _RETRY, again)
+            self.probe(_PROBING_AGAIN if max(ages) < SESSION_AGE else _HANDSHAKE_RETRY, again)
             live = {peer.public_key: peer for peer in self._live().peers}
             for peer in self._silent():
                 age = time.time() - live.get(peer.public_key, peer).last_handshake
                 if peer in again and age > SESSION_AGE:
                     self._note_unread(f"whether data passes to {peer.endpoint}: there is no session yet")
 
-    def go_beyond(self) -> None:
+    def probe_beyond(self) -> None:
         """Find out whether the other end of a full tunnel passes packets on, if it answers itself."""
         peer = next(
             (p for p in self._probed if self._is_full(p) and any(e.answered for e in self._echoes_of(p))), None
@@ -317,7 +322,7 @@ class _Run:
         asked = [each for family in aims.values() for each in family]
         if not asked:
             return
-        if time.monotonic() + _BEYOND > self._deadline:
+        if time.monotonic() + _BEYOND_ANSWERS > self._deadline:
             self._note_unread("whether the other end of the full tunnel passes packets on")
             return
         ways = self._inspector.ways(Query(pack_address(each)) for each in asked)
@@ -325,10 +330,11 @@ class _Run:
         families = {6 if ":" in each else 4 for each in inside}
         if families:
             servers = place.servers(inside, seen)
-            seen = self._prober.go_beyond(
-                inside, servers, self._patience(_BEYOND), lambda seen: families <= place.back(seen)
+            seen = self._prober.beyond(
+                inside, servers, self._patience(_BEYOND_ANSWERS), lambda seen: families <= place.back(seen)
             )
-            back = place.back(seen, self._inspector.heard_from(_LATELY) if families - place.back(seen) else ())
+            lately = self._inspector.heard_from(_RECENT_TRAFFIC) if families - place.back(seen) else ()
+            back = place.back(seen, lately)
             self._beyond = tuple(
                 place.silence(peer.public_key, family, aims[family][0], seen)._replace(works=bool(back))
                 for family in sorted(families - back)
@@ -336,17 +342,17 @@ class _Run:
 
     def _is_full(self, peer: DevicePeer) -> bool:
         """Whether this end connects to the peer, and routes the Internet's addresses to it."""
-        far = [nets.host(pack_address(each)) for each in _FAR.values()]
+        far = [nets.host(pack_address(each)) for each in _ROOT_SERVER.values()]
         is_full = any(nets.contains(ip, each) for ip in peer.allowed_ips for each in far)
         return is_full and peer.public_key in self._dialled
 
-    def ask_servers(self) -> None:
+    def query_dns_servers(self) -> None:
         """Query the DNS servers in the tunnel, if a peer answers."""
         settings = self._evidence.settings
         peers = self._evidence.peers
         servers = [
             server
-            for server in (settings.dns if settings else ())[:_SERVERS]
+            for server in (settings.dns if settings else ())[:_MOST_SERVERS]
             if nets.is_private(packed := pack_address(server))
             or any(nets.contains(ip, nets.host(packed)) for peer in peers for ip in peer.allowed_ips)
         ]
@@ -355,20 +361,21 @@ class _Run:
             and self._evidence.dns_mode not in ("", "off")
             and any(e.answered for e in self._echoes.values())
         ):
-            if time.monotonic() + _SERVERS_TIME > self._deadline:
+            if time.monotonic() + _SERVER_ANSWERS > self._deadline:
                 self._note_unread("whether the tunnel's DNS servers answer")
                 return
-            answered = self._prober.resolvers(servers, self._patience(_SERVERS_TIME))
+            answered = self._prober.answering_servers(servers, self._patience(_SERVER_ANSWERS))
             self._asked_servers = {server: server in answered for server in servers}
 
-    def measure(self) -> None:
+    def measure_sizes(self) -> None:
         """Find the largest packet that passes, if one of the link's MTU does not."""
         mtu = self._evidence.link.mtu if self._evidence.link else 0
-        working = [peer for peer in self._probed if any(each.answered for each in self._echoes_of(peer))][:_SIZED]
+        working = [peer for peer in self._probed if any(each.answered for each in self._echoes_of(peer))]
+        working = working[:_MOST_SIZED]
         for at, peer in enumerate(working):
             echo = max(self._echoes_of(peer), key=lambda each: (each.answered == "icmp", bool(each.answered)))
             is_sure = echo.answered == "icmp"
-            left = (self._deadline - _PATH - time.monotonic()) / (len(working) - at)
+            left = (self._deadline - _PATH_ANSWERS - time.monotonic()) / (len(working) - at)
             until = time.monotonic() + min(left, _SIZING if is_sure else _SIZING_UNSURE)
             with self._prober.sizer(echo.address) as sizer:
                 fitting = largest(sizer, mtu, until, time.monotonic)
@@ -384,22 +391,22 @@ class _Run:
         with suppress(OperationError):
             if end is not None:
                 mark = self._device.fwmark
-                path = self._inspector.path_mtu(end.address, mark=mark, scope=end.scope, patience=_PATH)
+                path = self._inspector.path_mtu(end.address, mark=mark, scope=end.scope, patience=_PATH_ANSWERS)
                 self._paths[peer.public_key] = path
 
-    def linger(self, began: float, listen: float, poller: _Poller) -> None:
+    def keep_listening(self, began: float, listen: float, poller: _Poller) -> None:
         """Keep listening for `listen` seconds, or until peers without a session have retried their handshake."""
         stale = (peer for peer in self._device.peers if self._evidence.now - peer.last_handshake > SESSION_AGE)
         is_waiting = any(peer.public_key not in self._dialled for peer in stale) or self._has_silent_callers()
-        until = began + max(listen, _LEAST)
+        until = began + max(listen, _LEAST_WATCHING)
         if not listen and is_waiting:
-            until = began + _RETRY
+            until = began + _HANDSHAKE_RETRY
         if self._evidence.counters_before is None and self._has_callers():
             until = max(
-                until, min(time.monotonic() + _SECOND, self._deadline)
+                until, min(time.monotonic() + _PROBING_AGAIN, self._deadline)
             )  # no counters show how often they move
         if poller.has_seen_a_move() or self._has_roamed():  # may alternate
-            until = max(until, min(time.monotonic() + _SECOND, self._deadline))
+            until = max(until, min(time.monotonic() + _PROBING_AGAIN, self._deadline))
         until = max(began + listen, min(until, self._deadline))
         while (left := until - time.monotonic()) > 0:
             self._prober.seen()
@@ -420,7 +427,7 @@ class _Run:
         """Whether a peer's endpoint changed just now, by the daemon's counters."""
         counters = self._evidence.counters_before
         moved = (events.last("roamed") for events in counters.peers.values()) if counters else ()
-        return any(event is not None and event.age < _RECENT and event.times > 1 for event in moved)
+        return any(event is not None and event.age < _RECENT_MOVE and event.times > 1 for event in moved)
 
     def result(self, poller: _Poller) -> Evidence:
         """The evidence with all results."""
@@ -435,7 +442,7 @@ class _Run:
                 poller.endpoints.get(peer.public_key, ()),
                 poller.handshakes.get(peer.public_key, 0),
                 self._fitting.get(peer.public_key),
-                self._free.get(peer.public_key),
+                self._unbound.get(peer.public_key),
                 self._paths.get(peer.public_key),
             )
             for peer in self._device.peers
@@ -511,7 +518,7 @@ class _Surroundings:
         """The addresses to probe: one to which this host sends now, a server of the file, and one that is known."""
         if family not in self._families:
             return []
-        known = (*self.sent(family, seen)[:1], *self._servers, _FAR[family])
+        known = (*self.sent(family, seen)[:1], *self._servers, _ROOT_SERVER[family])
         return [each for each in dict.fromkeys(known) if (":" in each) == (family == 6) and self._is_beyond(each)]
 
     def sent(self, family: int, seen: Arrivals) -> tuple[str, ...]:
@@ -523,7 +530,7 @@ class _Surroundings:
 
     def servers(self, addresses: Iterable[str], seen: Arrivals) -> list[str]:
         """The DNS servers among the addresses. From now on, packets to them may be doctor's own queries."""
-        found = [each for each in addresses if each in self._servers or each in _FAR.values()]
+        found = [each for each in addresses if each in self._servers or each in _ROOT_SERVER.values()]
         self._queried = set(found) - {to for _, to in seen.returned}
         return found
 
@@ -684,13 +691,13 @@ class _Poller:
     def _look(self) -> None:
         is_due = self._is_due.wait(_POLL_INTERVAL)
         while not self._stop.is_set():
-            for pause in _AT_ONCE if is_due else (0.0,):
+            for pause in _READING_PAUSES if is_due else (0.0,):
                 time.sleep(pause)
                 if not self._read():
                     return
             self._is_due.clear()
-            time.sleep(_AT_MOST)
-            is_due = self._is_due.wait(_POLL_INTERVAL - _AT_MOST)
+            time.sleep(_BETWEEN_READINGS)
+            is_due = self._is_due.wait(_POLL_INTERVAL - _BETWEEN_READINGS)
 
     def _read(self) -> bool:
         """Note what the device has now. Returns False if it has too many peers to read it repeatedly."""
@@ -698,7 +705,7 @@ class _Poller:
             peers = self._host.wireguard.get(self._name).peers
         except OperationError:
             return True
-        if len(peers) > _FEW:
+        if len(peers) > _MOST_POLLED:
             return False
         with self._lock:
             self._places = {(peer.endpoint.address, peer.endpoint.port) for peer in peers if peer.endpoint}
