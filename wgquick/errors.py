@@ -1,4 +1,4 @@
-"""The exceptions. Each has what happened, where, and what to do about it."""
+"""The exit statuses, and the exceptions. Each has what happened, where, and what to do about it."""
 
 from __future__ import annotations
 

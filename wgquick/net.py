@@ -279,7 +279,7 @@ class LinkAddress(NamedTuple):
 
     @property
     def is_the_kernels(self) -> bool:
-        """Whether the kernel has drawn it: IFAPROT_KERNEL_LL, before Linux 5.18 IFA_F_STABLE_PRIVACY."""
+        """Whether the kernel has chosen it: IFAPROT_KERNEL_LL, before Linux 5.18 IFA_F_STABLE_PRIVACY."""
         return self.is_link_local and (self.protocol == 2 or bool(self.flags & 0x800))
 
 

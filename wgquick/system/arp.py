@@ -1,4 +1,4 @@
-"""Asks by ARP who has IPv4 addresses on Ethernet links, without entries in others' tables (RFC 5227, packet(7))."""
+"""Asks by ARP probes who has IPv4 addresses on Ethernet links (RFC 5227, packet(7)). No host records a probe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REPEAT = 0.2  # seconds
 def probe(wanted: Iterable[tuple[str, str]], seconds: float) -> dict[tuple[str, str], set[str]]:
     """The link-layer addresses of the hosts that have each address on its link, except this host.
 
-    It listens for all the seconds, as several hosts may answer. Other links than Ethernet have no answers.
+    It listens until the time is over, as several hosts may answer. Links other than Ethernet get no answer.
     """
     found: dict[tuple[str, str], set[str]] = {each: set() for each in wanted}
     with ExitStack() as opened:
@@ -42,7 +42,7 @@ def probe(wanted: Iterable[tuple[str, str]], seconds: float) -> dict[tuple[str, 
                 for made, link in sockets.items():
                     _ask(made, [address for each, address in found if each == link])
             for made in select.select(list(sockets), [], [], min(_REPEAT, deadline - now))[0]:
-                _hear(made, sockets[made], found)
+                _receive(made, sockets[made], found)
     return found
 
 
@@ -54,7 +54,7 @@ def _ask(made: socket.socket, addresses: Iterable[str]) -> None:
             made.send(_BROADCAST + own + struct.pack("!H", _ARP) + body)
 
 
-def _hear(made: socket.socket, link: str, found: dict[tuple[str, str], set[str]]) -> None:
+def _receive(made: socket.socket, link: str, found: dict[tuple[str, str], set[str]]) -> None:
     with suppress(OSError):
         frame = made.recv(128)
         if len(frame) >= _AFTER + _HEADER.size:

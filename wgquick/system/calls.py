@@ -59,7 +59,7 @@ def keep_mounts_private() -> None:
 
 
 def die_with_parent(*, really: bool = True) -> None:
-    """Have the kernel kill this process when the thread that forked it ends; with `really` False, no longer."""
+    """Have the kernel kill this process when the thread that forked it ends; `really` False cancels this."""
     _check(_LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL if really else 0), 0, 0, 0))
 
 

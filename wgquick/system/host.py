@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LocalHost:
-    """The machine (wgquick.ports.Host); `say` takes the remarks of its parts.
+    """The machine (wgquick.ports.Host); `say` takes the notes of its parts.
 
     With an `outer` the calling thread is inside that namespace, and outer packets are handled in the namespace
     that the thread came from. Parts that not every verb needs are imported at their first use.
@@ -74,7 +74,7 @@ class LocalHost:
 
     @cached_property
     def hooks(self) -> Hooks:
-        """What runs the hook lines."""
+        """Runs hooks."""
         from wgquick.system.hooks import Hooks
 
         return Hooks(self._say)

@@ -161,7 +161,7 @@ def silent_neighbours() -> frozenset[tuple[str, str]]:
 def neighbours(wanted: Iterable[tuple[str, str, str]], seconds: float) -> list[Neighbour]:
     """What the kernel and the network say about each (Ethernet link, IPv4 or IPv6 address, own IPv4 address or "").
 
-    Those with IPv4 addresses are asked by ARP probes (RFC 5227), which enter nobody's tables.
+    IPv4 addresses are asked by ARP probes (RFC 5227), which no host records.
     """
     asked = list(wanted)
     with IPRoute() as kernel:

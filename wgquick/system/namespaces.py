@@ -71,7 +71,7 @@ def _cookie() -> int:
 
 
 def _is_used(inode: str) -> bool:
-    """Whether a thread is in the namespace, or a descriptor or a mount holds it; also if a process hides that."""
+    """Whether a thread, a descriptor or a mount has the namespace; True if a process cannot be examined."""
     names = (f"net:[{inode}]", f"\nino:\t{inode}\n")
     processes = filter(str.isdecimal, os.listdir("/proc"))
     try:

@@ -74,7 +74,7 @@ def _probed(raw: socket.socket, version: int, patience: float) -> PathMtu:
     left = patience
     while left > 0 and len(state.answered) < len(_SIZES[version]):
         left = deadline - time.monotonic()
-        waiting.poll(max(0, left) * 1000)  # also after the deadline: this process may have stood still until then
+        waiting.poll(max(0, left) * 1000)  # also after the deadline: the process may have slept
         state.take_errors(raw)
         state.take_answers(raw)
     return state.result()

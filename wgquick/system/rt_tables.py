@@ -44,7 +44,7 @@ def _read(path: str) -> dict[str, int]:
     """`NUMBER NAME` lines, decimal or 0x hexadecimal; a line that is neither that nor a comment ends the file."""
     names: dict[str, int] = {}
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for line in filter(_says_something, file):
+        for line in filter(_has_words, file):
             entry = _ENTRY().match(line)
             if entry is None:
                 break
@@ -54,5 +54,5 @@ def _read(path: str) -> dict[str, int]:
     return names
 
 
-def _says_something(line: str) -> bool:
+def _has_words(line: str) -> bool:
     return line.strip()[:1] not in ("", "#")

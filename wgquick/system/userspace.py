@@ -131,7 +131,7 @@ class Userspace:
         return f"{found.st_ino}-{found.st_mtime_ns}"
 
     def end(self, name: str, identity: str) -> None:
-        """End the program; its link is out of reach, as its namespace has no name any more."""
+        """End the program, as its link cannot be deleted: the link's network namespace has no name any more."""
         from wgquick.system.wireguard.origin import server
 
         if identity and self.identity(name) == identity and (process := server(name)):

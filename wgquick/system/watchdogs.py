@@ -156,7 +156,7 @@ def _outlives(end: int, watchdog: int, hangs: Callable[[], bool]) -> bool:
     while not poller.poll(_PAUSE):
         if hangs():
             with suppress(ProcessLookupError):
-                os.killpg(watchdog, signal.SIGKILL)  # with the hook that it waits for
+                os.killpg(watchdog, signal.SIGKILL)  # and the hook that it waits for
     return os.read(end, 1) == b""
 
 

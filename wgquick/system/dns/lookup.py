@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Addresses = tuple[SocketAddress, ...]
 
-_PATIENCE = 2.0  # seconds; with a dead tunnel the host's resolver takes longer, and then fails
+_PATIENCE = 2.0  # seconds; if the tunnel is dead, the host's resolver takes longer and then fails
 _LAST_PATIENCE = 30.0
 
 

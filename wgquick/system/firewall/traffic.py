@@ -47,7 +47,7 @@ def guard(name: str, wanted: Guard) -> None:
     table = _table("guard", name)
     own = _own_rules(name, wanted)
     with runtime.locked_guards():
-        others = _existing_guards(table)
+        others = _other_guards(table)
         change = (
             _changed(table, own) if _is_whole(_listed("table", "inet", table)) else _replaced(table, _chains(own))
         )
@@ -58,7 +58,7 @@ def remove_guard(name: str) -> None:
     """Remove the kill switch; does nothing if there is none."""
     table = _table("guard", name)
     with runtime.locked_guards():
-        _run(_removed(table) + _shared(_existing_guards(table)))
+        _run(_removed(table) + _shared(_other_guards(table)))
 
 
 class _Own(NamedTuple):
@@ -68,14 +68,14 @@ class _Own(NamedTuple):
     forward: tuple[str, ...]
 
 
-def _existing_guards(but: str) -> dict[str, _Own]:
-    """The own rules of the existing kill switches by table, without the table `but`."""
+def _other_guards(table: str) -> dict[str, _Own]:
+    """The rules of the other existing kill switches, by their tables."""
     names = (line.partition("table inet ")[2] for line in _listed("tables").splitlines())
-    tables = [each for each in names if each.startswith("wgq-guard-") and each != but]
-    listed = {table: _listed("table", "inet", table) for table in tables}
+    tables = [each for each in names if each.startswith("wgq-guard-") and each != table]
+    listed = {each: _listed("table", "inet", each) for each in tables}
     return {
-        table: _Own(*(_chain(text, f"own-{hook}") for hook in _Own._fields))
-        for table, text in listed.items()
+        each: _Own(*(_chain(text, f"own-{hook}") for hook in _Own._fields))
+        for each, text in listed.items()
         if "chain others-output {" in text
     }
 

@@ -63,7 +63,7 @@ class Lab:
         self._hosts = [each.makefile("rwb") for each in asked]
 
     def up(self) -> list[State]:
-        """Bring the interfaces up, in the order of the hosts' waves."""
+        """Bring the interfaces up, one wave of hosts after another."""
         states: dict[int, State] = {}
         hosts = list(enumerate(self.layout.hosts))
         for wave in sorted({host.wave for _, host in hosts}):
@@ -253,9 +253,9 @@ def _hold(layout: Layout, program: int, everything: Sequence[_Pair]) -> None:
 
 def _close_terminal() -> None:
     """Close the program's input and output: a reader of its output waits until all copies are closed."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
-        os.dup2(nowhere, descriptor)
+        os.dup2(null, descriptor)
     os.chdir("/")
 
 

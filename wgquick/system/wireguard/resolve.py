@@ -21,8 +21,8 @@ _DEFAULT_RETRIES = 15
 _INT_MAX = 2**31 - 1
 _FIRST_PAUSE = 1_000_000  # microseconds, wg's unit
 _LONGEST_PAUSE = 20_000_000
-_SAVE_PATIENCE = 2.0  # seconds; down waits for it
-_UP_PATIENCE = 5.0  # seconds; boot waits for it
+_SAVE_PATIENCE = 2.0  # seconds that down waits
+_UP_PATIENCE = 5.0  # seconds that up waits with no_wait_for_dns, mostly during boot
 _MOST_THREADS = 64
 _PERMANENT = (EAI_NONAME, EAI_FAIL, EAI_NODATA)
 
