@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,12 +24,15 @@ from tests.faults.matrix import (
     interface,
 )
 from tests.faults.world import BACKENDS, CLIENT, SERVER, WORDS, filled, world
+from tests.netns.tunnels import programs
+from tests.waiting import until
 from wgquick.net import SecretKey
 from wgquick.options import Options
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.faults.world import World
 
@@ -57,6 +59,7 @@ def doctor(made: World, *arguments: str, status: int = 0) -> subprocess.Complete
 
 def state(made: World) -> str:
     """Everything that doctor must not change: links, addresses, routes, rules, firewall, parameters and DNS."""
+    made.here.settle()
     script = (
         "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all; ip rule; ip -6 rule; "
         "nft list ruleset; cat /proc/sys/net/ipv4/conf/all/src_valid_mark /etc/resolv.conf; "
@@ -174,11 +177,15 @@ def test_without_a_name_every_interface_is_examined(made: World) -> None:
     assert "no WireGuard interface is up" in doctor(made, status=1).stderr
 
 
+LISTEN = "12"
+"""Seconds: two handshake attempts of a client (REKEY_TIMEOUT is five seconds), and time for doctor to begin."""
+
+
 def listened(made: World, *arguments: str, backend: str = BACKENDS[0], status: int = 1) -> list[dict[str, str]]:
     """The findings of `doctor --listen` at the other end, while the client sends initiations."""
     assert not made.up("here", backend=backend)
     made.script("here", "(ping -i0.2 10.66.0.1 >/dev/null 2>&1 &)")
-    command = [sys.executable, "-m", "wgquick", "doctor", "--listen", "7", "--json", *arguments]
+    command = [sys.executable, "-m", "wgquick", "doctor", "--listen", LISTEN, "--json", *arguments]
     done = made.there.run(command, check=False, env=dict(os.environ))
     assert done.returncode == status, done.stderr
     found: list[dict[str, str]] = json.loads(done.stdout)["findings"]
@@ -262,7 +269,7 @@ def test_programs_that_hang_do_not_hold_doctor_up(made: World, tmp_path: Path, o
     assert seconds < 10
     assert ("address-missing" in causes) == (option != "--fix")
     assert "the rules that nft lists" in causes["not-examined"]
-    assert not [each for each in made.here.processes() if Path(f"/proc/{each}/comm").read_text() == "sleep\n"]
+    until(lambda: not programs(made.here, "sleep"), "the end of the programs")
 
 
 @pytest.mark.alone

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 from tests.faults.matrix import MOVES_ALONG, NO_COUNTERS, NO_DAEMON
 from tests.faults.world import KEYS, THERE, filled, world
-from tests.interop.pairs import KERNEL
+from tests.netns.tunnels import programs
 from tests.waiting import until
 from wgquick import api
 from wgquick.datagram import COOKIE, INITIATION, LENGTHS
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
 
 P = ParamSpec("P")
-PATIENCE = 14.0
-EMULATED = 180.0
-"""Seconds for doctor beside other work, and on an emulated processor; its own limit has tests of its own."""
+PATIENCE = 180.0
+"""Seconds for doctor beside other work, or on an emulated processor; its own limit has tests of its own."""
 
 
 class Outcome(NamedTuple):
@@ -107,15 +106,18 @@ def _tried(made: World, case: Case, backend: str) -> Outcome:
     if case.pings:
         made.script(case.pings_from, f"(ping -i0.2 {case.pings} >/dev/null 2>&1 &)")
     if case.is_busy:
+        until(lambda: not made.there.call(_is_taken, 51820), "the end of the daemon's sockets")
         made.there.call(_detached, _answer_with_cookies)
+        until(lambda: made.there.call(_is_taken, 51820), "the program that answers")
     if case.late:
         made.here.call(_detached, _send_old_initiations, case.late)
     if case.other_file:
         made.script("here", "umask 077; cat >/run/other.conf", filled(case.there))
     if case.kills:
         _kill(made.here, backend)
+    made.await_carriers()
     machine: Namespace = getattr(made, case.at)
-    return machine.call(_examined, "/run/other.conf" if case.other_file else "", case.listen, backend == KERNEL)
+    return machine.call(_examined, "/run/other.conf" if case.other_file else "", case.listen)
 
 
 def _is_without_daemon() -> bool:
@@ -133,9 +135,8 @@ _HOLDS = {NO_DAEMON: _is_without_daemon, MOVES_ALONG: _is_without_daemon, NO_COU
 
 def _kill(machine: Namespace, program: str) -> None:
     """Kill the machine's daemon, and wait until its link is gone."""
-    for process in machine.processes():
-        if Path(f"/proc/{process}/comm").read_text().strip() == program:
-            os.kill(process, signal.SIGKILL)
+    for process in programs(machine, program):
+        os.kill(process, signal.SIGKILL)
     until(lambda: machine.run(["ip", "link", "show", "wg0"], check=False).returncode, "the end of the link")
 
 
@@ -161,6 +162,12 @@ def _detached(function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) ->
             os._exit(0)
 
 
+def _is_taken(port: int) -> bool:
+    """Whether a UDP socket has the port."""
+    texts = [Path(f"/proc/thread-self/net/{name}").read_text() for name in ("udp", "udp6")]
+    return any(line.split()[1].endswith(f":{port:04X}") for text in texts for line in text.splitlines())
+
+
 def _answer_with_cookies() -> None:
     """Answer every initiation as a server under load does (whitepaper, section 5.4.7)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
@@ -180,11 +187,9 @@ def _send_old_initiations(behind: float) -> None:
             time.sleep(0.5)
 
 
-def _examined(other: str, listen: float, is_emulated: bool) -> Outcome:
+def _examined(other: str, listen: float) -> Outcome:
     began = time.monotonic()
-    found = api.doctor("wg0", peer_config=other, listen=listen, limit=EMULATED if is_emulated else PATIENCE)[
-        "wg0"
-    ].causes
+    found = api.doctor("wg0", peer_config=other, listen=listen, limit=PATIENCE)["wg0"].causes
     seconds = time.monotonic() - began
     loud = [each for each in found if each.severity != "info"]
     first = found[0] if found else None

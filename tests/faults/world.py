@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.interop.pairs import KERNEL
@@ -90,6 +92,11 @@ class World(NamedTuple):
         ping = ["ping", "-6" if ":" in address else "-4", "-c1", "-W1", "-q", address]
         until(lambda: not self.here.run(ping, check=False).returncode, "a ping through the healthy tunnel")
 
+    def await_carriers(self) -> None:
+        """Wait until each link's state is that of its carrier: linkwatch_event() of the kernel sets it later."""
+        for machine in self:
+            until(partial(_agrees_with_carriers, machine), "the state of each link")
+
 
 def filled(text: str) -> str:
     """The text with its @NAME@ replaced."""
@@ -141,6 +148,14 @@ def world() -> Iterator[World]:
                 input=f"addr add {address}/24 dev eth0\naddr add {six}2/64 dev eth0 nodad\nlink set eth0 up\n"
                 f"route add default via {gateway}\nroute add ::/0 via {six}1 dev eth0\n",
             )
-        for machine in (here, there, between):
-            machine._await_carrier()
+        made.await_carriers()
         yield made
+
+
+def _agrees_with_carriers(machine: Namespace) -> bool:
+    links = json.loads(machine.out("ip", "-json", "link"))
+    return all(
+        ("LOWER_UP" in link["flags"]) == (link["operstate"] in ("UP", "UNKNOWN"))
+        for link in links
+        if "UP" in link["flags"]
+    )
