@@ -90,7 +90,7 @@ complete -c wgq -n '__fish_seen_subcommand_from status' -l watch -d 'Update ever
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l names -x -a 'mdlayher mindflavor' -d 'Which exporter\'s metric names to use'
 complete -c wgq -n '__fish_seen_subcommand_from metrics' -l textfile -x -d 'Write the metrics to a file, atomically'
 complete -c wgq -n '__fish_seen_subcommand_from doctor metrics' -l listen -x -d 'doctor: listen SECONDS for handshakes. metrics: serve them over HTTP on a loopback address'
-complete -c wgq -n '__fish_seen_subcommand_from up reload' -l wait -d 'Wait for a handshake, 15 seconds by default'
+complete -c wgq -n '__fish_seen_subcommand_from up reload' -l wait -d 'Wait for a handshake, for 15 seconds or --wait=SECONDS'
 complete -c wgq -n '__fish_seen_subcommand_from up reload' -l wait-for -x -d 'The peers to wait for'
 complete -c wgq -n '__fish_seen_subcommand_from up reload' -l no-wait-for-dns -d 'Do not wait for endpoint names to resolve: `wgq watch\' sets these endpoints'
 complete -c wgq -n '__fish_seen_subcommand_from up' -l or-down -d 'Take the interface down if there is no handshake in time'

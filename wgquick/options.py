@@ -98,7 +98,7 @@ OPTIONS = {
             "doctor: listen SECONDS for handshakes. metrics: serve them over HTTP on a loopback address.",
             metavar="SECONDS|[ADDRESS:]PORT",
         ),
-        Option("wait", "Wait for a handshake, 15 seconds by default.", metavar="SECONDS", alone="15"),
+        Option("wait", "Wait for a handshake, for 15 seconds or --wait=SECONDS.", metavar="SECONDS", alone="15"),
         Option("wait-for", "The peers to wait for.", metavar="any|all|PEER"),
         Option("no-wait-for-dns", "Do not wait for endpoint names to resolve: `wgq watch' sets these endpoints."),
         Option("or-down", "Take the interface down if there is no handshake in time."),
