@@ -434,7 +434,10 @@ def test_only_the_last_eight_unknown_keys_are_listed(scripted: Scripted) -> None
     before = counters(scripted.ours).device.total("unknown_key")
     strangers = [PublicKey(each.public) for each in (unknown_peer(scripted) for _ in range(12))]
     events = counters(scripted.ours).device.of("unknown_key")
-    assert [each.static_key for each in events] == [*reversed(strangers[4:]), None]
+    keys = [each.static_key for each in events]
+    # The place of the others depends on when the fourth stranger came last, perhaps at the same time as the fifth.
+    assert keys.count(None) == 1
+    assert [each for each in keys if each is not None] == [*reversed(strangers[4:])]
     assert sum(each.times for each in events) >= before + 12
 
 
