@@ -6,7 +6,7 @@ import pytest
 
 from tests.kernel.clock import CHECKS
 
-pytestmark = pytest.mark.timeout(2500)  # the first test waits for the boot and for every check
+pytestmark = pytest.mark.timeout(7200)  # the first test waits for the kernel's build, the boot and every check
 
 
 @pytest.mark.parametrize("check", CHECKS)

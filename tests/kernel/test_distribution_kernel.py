@@ -10,7 +10,7 @@ from tests.kernel import vm
 from tests.kernel.checks import ON_THE_DISTRIBUTIONS_KERNEL
 from tests.kernel.kernels import installed
 
-pytestmark = pytest.mark.timeout(2500)  # the first test waits for the boot and for every check
+pytestmark = pytest.mark.timeout(7200)  # the first test waits for the kernel's build, the boot and every check
 NAMES = [check.__name__ for check in ON_THE_DISTRIBUTIONS_KERNEL]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Outcomes
     from tests.faults.matrix import Case
 
-pytestmark = pytest.mark.timeout(2500)  # the first test waits for the boot and for every case
+pytestmark = pytest.mark.timeout(7200)  # the first test waits for the kernel's build, the boot and every case
 
 
 @pytest.fixture(scope="module")

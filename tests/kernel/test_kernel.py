@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.parity.case import Case
     from tests.parity.trial import Trial
 
-pytestmark = pytest.mark.timeout(2500)  # the first test waits for the boot and for every trial
+pytestmark = pytest.mark.timeout(7200)  # the first test waits for the kernel's build, the boot and every trial
 
 compared = pytest.mark.parametrize(
     ("case", "firewall"), [pytest.param(*pair, id=f"{pair[0].name}-{pair[1]}") for pair in cases.compared()]

@@ -7,7 +7,7 @@ import pytest
 from tests.kernel import messages, sessions, traffic, verbs
 
 EVERY = (*verbs.CHECKS, *messages.CHECKS, *traffic.CHECKS, *sessions.CHECKS)
-pytestmark = pytest.mark.timeout(2500)  # the first test waits for the boot and for every check
+pytestmark = pytest.mark.timeout(7200)  # the first test waits for the kernel's build, the boot and every check
 
 
 @pytest.mark.parametrize("check", [check.__name__ for check in EVERY])
