@@ -9,6 +9,7 @@ import pytest
 
 from tests.imports import import_wgquick
 from tests.namespaces import host
+from tests.netns.tunnels import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,10 @@ def _imported() -> None:
 
 @pytest.fixture
 def machine() -> Iterator[Namespace]:
-    """A machine with an uplink of both families, and src_valid_mark off as on a new machine."""
+    """A machine with an uplink of both families, and src_valid_mark off as on a new machine.
+
+    Without duplicate address detection, none of its addresses or routes changes later.
+    """
     with fresh_machine() as made:
         yield made
 
@@ -33,6 +37,7 @@ def machine() -> Iterator[Namespace]:
 def fresh_machine() -> Iterator[Namespace]:
     """The same for fixtures with another scope."""
     with host() as made:
+        made.run(["sysctl", "-q", "net.ipv6.conf.default.accept_dad=0", "net.ipv4.conf.all.src_valid_mark=0"])
         made.uplink(ipv6=True)
-        made.run(["sysctl", "-q", "net.ipv4.conf.all.src_valid_mark=0"])
+        settle(made)
         yield made

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.namespaces import host
-from tests.netns.tunnels import KEY, write
+from tests.netns.tunnels import KEY, await_carriers, write
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def pair() -> Iterator[Pair]:
             machine.run(["ip", "address", "add", f"192.0.2.{number}/24", "dev", "eth0"])
             machine.run(["ip", "link", "set", "eth0", "up"])
             machine.run(["ip", "route", "add", "default", "via", f"192.0.2.{3 - number}"])
+        await_carriers(one, two)
         keys = [one.run(["wg", "pubkey"], input=f"{key}\n").stdout.strip() for key in (ONE, TWO)]
         yield Pair(one, two, *keys)
 

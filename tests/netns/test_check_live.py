@@ -10,7 +10,7 @@ import pytest
 
 from tests.interop.pairs import private_key, public_key
 from tests.namespaces import host
-from tests.netns.tunnels import WGQ, wgq, write
+from tests.netns.tunnels import WGQ, await_carriers, wgq, write
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def machine() -> Iterator[Namespace]:
     """A host with an uplink and a default route, and no name server that answers."""
     with host() as made:
         made.run(["ip", "-batch", "-"], input=UPLINK)
+        await_carriers(made)
         made.run(["sh", "-c", "echo nameserver 127.0.0.1 >/etc/resolv.conf"])
         yield made
 
@@ -74,7 +75,7 @@ def test_without_live_the_host_is_not_examined(machine: Namespace) -> None:
 
 
 def test_a_port_in_use_is_reported_with_its_program(machine: Namespace) -> None:
-    code = "import time; from socket import *; s = socket(type=SOCK_DGRAM); s.bind(('', 51820)); time.sleep(60)"
+    code = "import time; from socket import *; s = socket(type=SOCK_DGRAM); s.bind(('', 51820)); time.sleep(600)"
     taker = machine.popen(["python3", "-c", code])
     try:
         until(lambda: "51820" in machine.out("ss", "-uln"), "the port")

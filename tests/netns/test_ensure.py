@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.netns.test_reload import events_until, written
-from tests.netns.tunnels import FULL, KEY, PEERS, WGQ, config, journals, links, programs, rules, wgq, write
+from tests.netns.tunnels import FULL, KEY, PEERS, WGQ, config, journals, links, programs, rules, settle, wgq, write
 
 if TYPE_CHECKING:
     from tests.namespaces import Namespace
@@ -39,6 +39,7 @@ def test_ensure_brings_an_absent_interface_up(machine: Namespace) -> None:
 def test_a_second_ensure_writes_nothing(machine: Namespace) -> None:
     write(machine, config("DNS = 10.0.0.53, example", FULL, address="10.0.0.1/24, fd00::1/64"))
     ensure(machine, "--dns", "file")
+    settle(machine)
     before = written(machine)
     monitor = machine.popen(["ip", "monitor", "all"], stdout=subprocess.PIPE, bufsize=0)
     assert monitor.stdout is not None

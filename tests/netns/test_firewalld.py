@@ -12,6 +12,7 @@ import pytest
 
 from tests.interop.pairs import private_key, public_key
 from tests.namespaces import host
+from tests.netns.tunnels import await_carriers
 from tests.resolvers import install
 from tests.waiting import until
 
@@ -50,6 +51,7 @@ def hosts() -> Iterator[tuple[Namespace, Namespace]]:
             input=f"addr add {FAR_ADDRESS}/128 dev up1 nodad\naddr add fe80::1/64 dev up1 nodad\n"
             "link set up1 up\nroute add 2001:db8::/64 dev up1\n",
         )
+        await_carriers(near, far)
         yield near, far
 
 
@@ -78,8 +80,8 @@ def up(machine: Namespace, text: str, firewall: str = "nft", **environment: str)
     machine.run(command, env={**os.environ, **environment})
 
 
-def reaches(machine: Namespace, address: str, seconds: int = 12) -> bool:
-    """Whether a ping to the far end of the tunnel is answered; twelve seconds allow for three handshakes."""
+def reaches(machine: Namespace, address: str, seconds: int = 60) -> bool:
+    """Whether a ping to the far end of the tunnel is answered; a handshake is repeated after five seconds."""
     return machine.run(["ping", "-c", "1", "-w", str(seconds), address], check=False).returncode == 0
 
 

@@ -13,7 +13,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.netns.test_reload import OTHER, events_until, written
-from tests.netns.tunnels import FULL, KEY, PEERS, WGQ, config, journals, links, mark, rules, wgq, write
+from tests.netns.tunnels import (
+    FULL,
+    KEY,
+    PEERS,
+    WGQ,
+    config,
+    journals,
+    links,
+    mark,
+    programs,
+    rules,
+    settle,
+    wgq,
+    write,
+)
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.namespaces import Namespace
@@ -169,6 +184,7 @@ def test_a_plan_changes_nothing(machine: Namespace) -> None:
     plan(machine, "up")
     assert (rules(machine), mark(machine), links(machine), machine.out(*state)) == before
     wgq(machine, "up", "wg0")
+    settle(machine)
     write(machine, config(peer="AllowedIPs = 10.8.0.0/16", address="10.3.0.1/24"))
     before, files = (rules(machine), mark(machine), links(machine), machine.out(*state)), written(machine)
     monitor = machine.popen(["ip", "monitor", "all"], stdout=subprocess.PIPE, bufsize=0)
@@ -268,6 +284,7 @@ def test_leftovers_of_a_killed_run_are_planned(machine: Namespace) -> None:
     assert "starts over" in plan(machine, "up")["notes"][0]
     wgq(machine, "up", "--ensure", "wg0")
     machine.run(["ip", "link", "delete", "wg0"])
+    until(lambda: not programs(machine, "wgq-userspace"), "the end of the daemon")
     found = plan(machine, "up")
     assert [line for line in commands(found) if "rule delete" in line]
     assert "Cleaning up after an earlier wg0" in found["notes"][0]
@@ -302,9 +319,7 @@ def test_a_plan_fails_if_the_verb_would_fail(machine: Namespace) -> None:
     assert "`wg0' is not up, down or reload" in wgq(machine, "plan", "wg0", "up", status=1).stderr
 
 
-PORT = (
-    "import socket; s = socket.socket(type=2); s.bind(('', 51999)); print(flush=True); __import__('time').sleep(60)"
-)
+PORT = "import socket, time; s = socket.socket(type=2); s.bind(('', 51999)); print(flush=True); time.sleep(600)"
 
 
 def test_offline_needs_no_root(machine: Namespace) -> None:

@@ -16,7 +16,20 @@ from typing import IO, TYPE_CHECKING
 import pytest
 
 from tests.namespaces import host
-from tests.netns.tunnels import FULL, KEY, PEERS, config, journals, mark, rules, wgq, with_resolvconf, write
+from tests.netns.tunnels import (
+    FULL,
+    KEY,
+    PEERS,
+    await_carriers,
+    config,
+    journals,
+    mark,
+    rules,
+    settle,
+    wgq,
+    with_resolvconf,
+    write,
+)
 from tests.parity.trial import in_process
 from wgquick import api
 from wgquick.errors import OperationError
@@ -45,6 +58,7 @@ def both_ends(*, kernel: bool = False) -> Iterator[tuple[Namespace, Namespace]]:
         near.run(["ip", "-batch", "-"], input="\n".join(lines))
         lines = ["addr add 192.0.2.1/24 dev up0", "addr add 203.0.113.1/32 dev up0", "link set up0 up", ""]
         far.run(["ip", "-batch", "-"], input="\n".join(lines))
+        await_carriers(near, far)
         far.run(["ip", "link", "add", "wg0", "type", "wireguard"] if kernel else ["wgq-userspace", "wg0"])
         text = f"[Interface]\nPrivateKey = {FAR_KEY}\nListenPort = 51820\n[Peer]\nPublicKey = {public(KEY)}\n"
         far.run(["wg", "setconf", "wg0", "/dev/stdin"], input=f"{text}AllowedIPs = 0.0.0.0/0\n")
@@ -93,7 +107,7 @@ while True: data, where = s.recvfrom(64); s.sendto(data, where)
 
 def answers() -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.settimeout(5)
+        probe.settimeout(30)
         try:
             for _ in range(3):
                 probe.sendto(b"probe", ("10.0.0.2", 7777))
@@ -127,7 +141,7 @@ def test_no_probe_is_lost_between_two_steps(ends: tuple[Namespace, Namespace]) -
     near, far = ends
     write(near, CHANGES[-1])
     wgq(near, "up", "wg0")
-    near.run(["ping", "-c", "1", "-W", "20", "10.0.0.2"])
+    near.run(["ping", "-c", "1", "-w", "60", "10.0.0.2"])
     before = near.out("wg", "show", "wg0", "latest-handshakes")
     with far.popen(["python3", "-c", ECHO], stdout=subprocess.PIPE) as echo:
         assert echo.stdout is not None
@@ -295,6 +309,7 @@ def written(machine: Namespace) -> str:
 def test_without_a_difference_nothing_is_printed_or_written(machine: Namespace) -> None:
     write(machine, config("DNS = 10.0.0.53, example", FULL, address="10.0.0.1/24, fd00::1/64"))
     wgq(machine, "up", "wg0", "--dns", "file")
+    settle(machine)
     before = written(machine)
     monitor = machine.popen(
         ["ip", "monitor", "link", "address", "route", "rule"], stdout=subprocess.PIPE, bufsize=0
@@ -551,7 +566,7 @@ def test_a_reload_can_wait_for_a_handshake(ends: tuple[Namespace, Namespace]) ->
     write(near, tunnel("10.0.0.0/24"))
     wgq(near, "up", "wg0")
     write(near, tunnel("10.0.0.0/24, 10.8.0.0/16"))
-    wgq(near, "reload", "wg0", "--wait=30")
+    wgq(near, "reload", "wg0", "--wait=120")
     assert int(near.out("wg", "show", "wg0", "latest-handshakes").split()[1])
     write(near, tunnel("10.0.0.0/24").replace(public(FAR_KEY), OTHER))
     wgq(near, "reload", "wg0", "--wait=0.5", status=4)

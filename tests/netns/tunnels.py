@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.waiting import until
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -70,6 +72,31 @@ def mark(machine: Namespace) -> str:
 def links(machine: Namespace) -> list[str]:
     """The names of the links."""
     return machine.out("ls", "/sys/class/net").split()
+
+
+def settle(machine: Namespace) -> None:
+    """Wait until each IPv6 address has its local route, also the link-local ones that the kernel makes.
+
+    addrconf_dad_work() adds it later than the address, and announces both then.
+    """
+    until(lambda: not _unsettled(machine), "every IPv6 address with its route")
+
+
+def _unsettled(machine: Namespace) -> list[str]:
+    addresses = machine.out("ip", "-6", "-o", "address").splitlines()
+    routes = machine.out("ip", "-6", "route", "show", "table", "local").splitlines()
+    local = {tuple(line.split()[1:4]) for line in routes if line.startswith("local")}
+    return [
+        line
+        for line in addresses
+        if " tentative " in line or (line.split()[3].split("/")[0], "dev", line.split()[1]) not in local
+    ]
+
+
+def await_carriers(*machines: Namespace) -> None:
+    """Wait until the kernel has noticed that both ends of each veth are up (linkwatch_event())."""
+    show = ("ip", "-o", "link", "show", "up", "type", "veth")
+    until(lambda: not any("NO-CARRIER" in machine.out(*show) for machine in machines), "the carriers")
 
 
 def journals(machine: Namespace) -> str:
