@@ -168,7 +168,7 @@ def test_a_failed_up_leaves_no_socket_of_a_killed_daemon(machine: Namespace) -> 
     os.kill(killed, signal.SIGKILL)
     until(lambda: "wg0" not in links(machine), "the end of the link")
     machine.run(["touch", "/run/killed"])
-    assert up.wait(20) == 3
+    assert up.wait(60) == 3
     assert state(machine) == before
 
 
@@ -196,13 +196,15 @@ def test_a_signal_interrupts_a_slow_name_lookup_at_once(machine: Namespace) -> N
         up = machine.popen([*WGQ, "up", "wg0"], env=dict(os.environ), stderr=subprocess.DEVNULL)
         assert b"\4slow\7example" in server.recv(4096)
         up.terminate()
-        assert up.wait(20) == 128 + signal.SIGTERM  # the resolver alone would take minutes
+        assert up.wait(60) == 128 + signal.SIGTERM  # the resolver alone would take minutes
     assert state(machine) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_rollback_of_up_does_not_stop_it(machine: Namespace, number: signal.Signals) -> None:
-    script = "[ $1 = -a ] || { touch /run/reached; sleep 1; echo gone >>/run/record; }"
+    script = (
+        "[ $1 = -a ] || { touch /run/reached; until [ -e /run/go ]; do sleep 0.02; done; echo gone >>/run/record; }"
+    )
     path = with_resolvconf(machine, script)
     before = state(machine)
     write(machine, config("DNS = 10.0.0.53\nPostUp = exit 9", FULL))
@@ -211,7 +213,8 @@ def test_a_signal_during_the_rollback_of_up_does_not_stop_it(machine: Namespace,
     up = machine.popen([*wgq_with_signals, "up", "wg0"], env=environment, stderr=subprocess.PIPE)
     until(lambda: "reached" in machine.out("ls", "/run").split(), "the hook runs")
     up.send_signal(number)
-    transcript = up.communicate(timeout=20)[1].decode()
+    machine.run(["touch", "/run/go"])
+    transcript = up.communicate(timeout=60)[1].decode()
     assert up.returncode == 9, transcript
     assert machine.out("cat", "/run/record") == "gone\n"
     assert state(machine) == before
@@ -357,7 +360,7 @@ def test_save_keeps_ipv6_addresses_on_a_host_without_ipv6(machine: Namespace) ->
 
 
 def test_save_at_down_looks_all_names_up_at_once(machine: Namespace) -> None:
-    """For one name and these two servers, getaddrinfo(3) takes 20 s; there are four names."""
+    """For one name and these two servers, getaddrinfo(3) takes a minute; there are four names."""
     names = [f"peer{number}.example.net" for number in range(4)]
     keys = (*PEERS, PEERS[0].replace("xTI", "yTI"), PEERS[1].replace("TrM", "UrM"))
     peers = (f"[Peer]\nPublicKey = {key}\nEndpoint = {name}:51820\n" for key, name in zip(keys, names, strict=True))
@@ -365,10 +368,11 @@ def test_save_at_down_looks_all_names_up_at_once(machine: Namespace) -> None:
     write(machine, text)
     machine.run(["sh", "-c", f"cp /etc/hosts /run/; echo 192.0.2.9 {' '.join(names)} >>/etc/hosts"])
     wgq(machine, "up", "wg0")
-    machine.run(["sh", "-c", "cat /run/hosts >/etc/hosts; echo nameserver 192.0.2.54 >>/etc/resolv.conf"])
+    silent = "echo nameserver 192.0.2.54; echo options timeout:15"
+    machine.run(["sh", "-c", f"cat /run/hosts >/etc/hosts; {{ {silent}; }} >>/etc/resolv.conf"])
     start = time.monotonic()
     wgq(machine, "down", "wg0")
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
     assert machine.call(CONFIG.read_text).count(".example.net:51820") == 4
 
 
@@ -553,9 +557,11 @@ def test_a_failed_up_removes_a_link_that_a_hook_renamed(machine: Namespace) -> N
 def test_sigquit_ends_a_hanging_rollback_and_down_finishes_it(machine: Namespace) -> None:
     """Ctrl-\\ ends a rollback; repeated Ctrl-C does not."""
     before = state(machine)
-    hanging = 'if [ "$1" = -d ] && [ ! -e /run/mended ]; then touch /run/hanging; exec sleep 60; fi; cat >/dev/null'
+    hanging = (
+        'if [ "$1" = -d ] && [ ! -e /run/mended ]; then touch /run/hanging; exec sleep 600; fi; cat >/dev/null'
+    )
     path = with_resolvconf(machine, hanging)
-    write(machine, config("DNS = 10.0.0.53\nPostUp = touch /run/reached; sleep 60", FULL))
+    write(machine, config("DNS = 10.0.0.53\nPostUp = touch /run/reached; sleep 600", FULL))
     wgq_with_signals = ["env", "--default-signal=INT,QUIT", *WGQ]
     environment = {**os.environ, "PATH": path, "WGQ_DNS": "resolvconf"}
     up = machine.popen([*wgq_with_signals, "up", "wg0"], env=environment, stderr=subprocess.DEVNULL)
@@ -564,7 +570,7 @@ def test_sigquit_ends_a_hanging_rollback_and_down_finishes_it(machine: Namespace
     until(lambda: "hanging" in machine.out("ls", "/run").split(), "resolvconf hangs")
     up.send_signal(signal.SIGINT)
     up.send_signal(signal.SIGQUIT)
-    assert up.wait(20) == -signal.SIGQUIT
+    assert up.wait(60) == -signal.SIGQUIT
     machine.run(["touch", "/run/mended"])
     wgq(machine, "down", "wg0", PATH=path)
     assert state(machine) == before

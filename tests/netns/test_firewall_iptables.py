@@ -212,7 +212,7 @@ def test_no_other_table_is_created(machine: Namespace) -> None:
 def test_a_plus_in_a_name_is_not_a_wildcard(machine: Namespace) -> None:
     machine.run(["ip", "address", "add", "10.0.0.2/32", "dev", "lo"])
     machine.run(["ip", "link", "add", "wg9", "type", "veth", "peer", "name", "in0"])
-    reach = ["ping", "-c", "1", "-W", "20", "10.0.0.2"]
+    reach = ["ping", "-c", "1", "-w", "60", "10.0.0.2"]
     with namespace() as other:
         # From outside, where the other namespace's name is known: the machine has its own /run.
         into = [f"--net={machine.paths['net']}", "ip", "link", "set", "in0", "netns", other.name]
@@ -223,7 +223,7 @@ def test_a_plus_in_a_name_is_not_a_wildcard(machine: Namespace) -> None:
         other.run(["ip", "route", "add", "10.0.0.2", "via", "192.0.2.1"])
         other.run(reach)
         call(machine, "legacy", iptables.add, "wg+", 4, [b"\x0a\0\0\2"], 51820)
-        assert other.run([*reach, "-W", "1"], check=False).returncode == 1
+        assert other.run([*reach, "-w", "1"], check=False).returncode == 1
         machine.call(iptables.remove, "wg+")
         other.run(reach)
 

@@ -105,7 +105,7 @@ def test_a_spoofed_packet_to_the_tunnels_address_is_dropped(ns: Namespace) -> No
     for line in ("address add 192.0.2.1/24 dev out0", "link set out0 up", "link set in0 up"):
         ns.run(["ip", *line.split()])
     ns.call(nft.add, "wg0", 4, [b"\x0a\0\0\2"], 51820)
-    reach = ["ping", "-c", "1", "-W", "20"]
+    reach = ["ping", "-c", "1", "-w", "60"]
     ns.run([*reach, "10.0.0.2"])
     with namespace() as other:
         ns.run(["ip", "link", "set", "in0", "netns", other.name])
@@ -116,7 +116,7 @@ def test_a_spoofed_packet_to_the_tunnels_address_is_dropped(ns: Namespace) -> No
         ):
             other.run(["ip", *line.split()])
         other.run([*reach, "192.0.2.1"])
-        assert other.run([*reach, "-W", "1", "10.0.0.2"], check=False).returncode == 1
+        assert other.run([*reach, "-w", "1", "10.0.0.2"], check=False).returncode == 1
         ns.call(nft.remove, "wg0")
         other.run([*reach, "10.0.0.2"])
 

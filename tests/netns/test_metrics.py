@@ -64,7 +64,7 @@ def test_a_textfile_is_replaced_at_once_and_readable(ends: Pair) -> None:
 
 
 def _scraped(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
 
@@ -77,7 +77,7 @@ def test_metrics_are_served_until_a_signal_comes(ends: Pair, number: int, status
     taken = wgq(ends.one, "metrics", "--listen", str(port), status=1).stderr
     assert f"port {port}" in taken
     served.send_signal(number)
-    assert served.wait(20) == status
+    assert served.wait(60) == status
     served.stderr.close()
 
 

@@ -25,7 +25,7 @@ class Path:
     def __init__(self, here: Namespace, router: Namespace, far: Namespace) -> None:
         self.here, self.router, self.far = here, router, far
 
-    def probe(self, version: int, patience: float = 0.5) -> PathMtu:
+    def probe(self, version: int, patience: float = 1.0) -> PathMtu:
         return self.here.call(path_mtu, FAR[version], patience=patience)
 
 

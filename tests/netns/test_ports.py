@@ -90,7 +90,7 @@ def test_a_reload_to_a_port_in_use_changes_nothing(machine: Namespace, kind: str
 def taken_once_free(release: Callable[[], None] = lambda: None) -> socket.socket:
     """A socket on the port; `release` may have to be called several times until the port is free."""
     taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         release()
         try:
@@ -185,7 +185,7 @@ def test_a_refusal_of_the_kernel_is_explained(machine: Namespace, code: int, wor
 def test_a_hook_may_free_the_port_or_set_it_on_the_device(machine: Namespace) -> None:
     free = ("PreUp = kill $(cat /run/holder)", f"PreUp = while ss -Hlun | grep -q :{PORT}; do :; done")
     holder = (
-        f"import socket, time; s = socket.socket(2, 2); s.bind(('', {PORT})); print(1, flush=True); time.sleep(60)"
+        f"import socket, time; s = socket.socket(2, 2); s.bind(('', {PORT})); print(1, flush=True); time.sleep(600)"
     )
     started = machine.popen(["python3", "-c", holder], stdout=-1)
     assert started.stdout is not None
