@@ -46,7 +46,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
         yield from _one_way(evidence, key, watched)
         yield from _rejected(evidence, key, watched)
         yield from _size(evidence, key, watched)
-        yield from _places(evidence, key, watched)
+        yield from _alternating_endpoint(evidence, key, watched)
     yield from _sources(evidence)
     yield from _forwarding(evidence)
     yield from _no_way_back(evidence)
@@ -64,7 +64,7 @@ def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     """This host drops packets that come out of the tunnel or go into it."""
     name, unbound = evidence.name, watched.unbound
     if unbound is not None and not unbound.answered:
-        yield _led_elsewhere(evidence, key, unbound.address, unbound.errno)
+        yield _diverted(evidence, key, unbound.address, unbound.errno)
     for echo in watched.echoes:
         if echo.errno == errno.EPERM:
             leaving = _echo(echo.address, output_link=name, destination=echo.address, icmp="echo-request")
@@ -95,7 +95,7 @@ def _blocked(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[C
     yield cause("input-blocked", message, fact, remedy=f"accept packets from {name} in the input chains", peer=key)
 
 
-def _led_elsewhere(evidence: Evidence, key: PublicKey, address: str, refusal: int) -> Cause:
+def _diverted(evidence: Evidence, key: PublicKey, address: str, refusal: int) -> Cause:
     """An address answers packets of a socket that is bound to the tunnel, and no others."""
     name = evidence.name
     facts = [
@@ -216,7 +216,7 @@ def _is_over_ipv6(watched: Watched) -> bool:
     return watched.after.endpoint is not None and watched.after.endpoint.family == 6
 
 
-def _places(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
+def _alternating_endpoint(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
     """A peer's endpoint alternates, as repeated readings of the device or the daemon's counters show."""
     seen = watched.endpoints
     moves = len(seen) - 1 if len(set(seen)) < len(seen) else 0
@@ -268,7 +268,7 @@ def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
         return
     lost = {address for each in found for address in each.sent}
     if len(lost) == 1 and not lost & _ANSWERING and not any(each.target in silent for each in found):
-        yield _nobody_there(found, *lost)
+        yield _one_silent_address(found, *lost)
         return
     is_partial = any(each.works for each in found) or not any(each.sent for each in found)
     severity = WARNING if is_partial else ERROR
@@ -300,7 +300,7 @@ def _not_forwarded(evidence: Evidence) -> Iterator[Cause]:
     )
 
 
-def _nobody_there(found: Sequence[Beyond], address: str) -> Cause:
+def _one_silent_address(found: Sequence[Beyond], address: str) -> Cause:
     """A single address that does not answer may belong to no host."""
     message = (
         f"this host sends to {address} through the tunnel, and nothing comes back: no host has that address, or "

@@ -29,7 +29,7 @@ def causes(evidence: Evidence) -> Iterator[Cause]:
     """The causes for the signs of the evidence."""
     for sign in evidence.signs:
         made = _MEANINGS.get(sign.code)
-        if sign.code in _ON_THE_WAY and not _matters(evidence, sign):
+        if sign.code in _ON_THE_WAY and not _should_be_reachable(evidence, sign):
             continue
         if made is not None and (found := made(evidence, sign)) is not None:
             yield found
@@ -102,7 +102,7 @@ def _senders(evidence: Evidence, senders: Iterable[Sender]) -> Iterator[Cause]:
 _ON_THE_WAY = frozenset({"endpoint-refuses", "endpoint-unreachable", "output-blocked"})
 
 
-def _matters(evidence: Evidence, sign: Sign) -> bool:
+def _should_be_reachable(evidence: Evidence, sign: Sign) -> bool:
     """Whether a peer should be reachable and is not. A client that has left is not an error."""
     live = evidence.live.get(sign.peer) if sign.peer else None
     if live is None:
@@ -156,7 +156,7 @@ def _refused(_: Evidence, sign: Sign) -> Cause:
     return other_preshared_key(sign.address, sign.peer, *sign.facts, confidence=sign.confidence)
 
 
-def _astray(evidence: Evidence, sign: Sign) -> Cause | None:
+def _answers_leave_elsewhere(evidence: Evidence, sign: Sign) -> Cause | None:
     """Answers that leave through another link than the one that the handshakes arrive on."""
     address = sign.address.address if sign.address else ""
     way = evidence.ways_back.get(address)
@@ -169,8 +169,8 @@ def _astray(evidence: Evidence, sign: Sign) -> Cause | None:
     return None
 
 
-def _lost(evidence: Evidence, sign: Sign) -> Cause:
-    if (found := _astray(evidence, sign)) is not None:
+def _answers_lost(evidence: Evidence, sign: Sign) -> Cause:
+    if (found := _answers_leave_elsewhere(evidence, sign)) is not None:
         return found
     message = (
         f"{sign.address} repeats its handshake although {evidence.name} answers: the preshared keys differ, or the "
@@ -272,8 +272,8 @@ _MEANINGS = {
     "knock-stale-clock": _stale,
     "input-blocked": _input,
     "answer-refused": _refused,
-    "answer-lost": _lost,
-    "knock-ignored": _astray,
+    "answer-lost": _answers_lost,
+    "knock-ignored": _answers_leave_elsewhere,
     "endpoint-refuses": _closed,
     "endpoint-unreachable": _unreachable,
     "output-blocked": _output,
