@@ -66,7 +66,7 @@ class Event(NamedTuple):
     packet. For `roamed` they are the old and the new endpoint; for `icmp` the receiver is our packet's destination.
     Unused fields are None, empty or 0. Each variant is a separate Event (`unknown_key` by key, `send_error` by
     errno, `icmp` by kind, `staged_dropped` by reason); the last eight of a name are kept. One more Event without a
-    variant counts the earlier ones.
+    variant counts the earlier ones. `name` is one of DEVICE_EVENTS or PEER_EVENTS.
     """
 
     name: str

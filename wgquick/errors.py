@@ -61,11 +61,12 @@ def reason_of(error: BaseException) -> str:
 
 
 class Diagnostic(NamedTuple):
-    """One fault of a configuration; `line` and `column` count from 1, `code` is stable across releases.
+    """One error or warning of the parser, which check reports as a `Finding`.
 
-    `about` is for code that depends on the kind of fault: the key that the line means, "empty entry" or "no port";
-    "" for other faults. `value` is the value in question as wg(8) reads it, without blanks; "" if the message shows
-    none. `form` is the message with {} in its place, if it can be shown in another form.
+    `line` and `column` count from 1, `code` is stable across releases. `about` is for code that depends on the
+    kind of fault: the key that the line means, "empty entry" or "no port"; "" for other faults. `value` is the
+    value in question as wg(8) reads it, without blanks; "" if the message shows none. `form` is the
+    message with {} in its place, if it can be shown in another form.
     """
 
     line: int

@@ -31,7 +31,7 @@ class PeerStatus(NamedTuple):
     """A peer; None means unknown. `name` is "" without a comment; `roamed` is None without an Endpoint in the file.
 
     `on_device` is false for a peer that only the file has. `wanted` is true if the file has the peer with an
-    Endpoint and AllowedIPs, so this side should connect to it.
+    Endpoint and AllowedIPs, so this side should connect to it. `state` is one of STATES.
     """
 
     public_key: str
