@@ -6,7 +6,7 @@ from errno import EACCES, EHOSTUNREACH, ENETDOWN, ENETUNREACH, EPERM
 from os import strerror
 
 from wgquick.diagnosis.finding import CERTAIN, CONFIDENCES, LIKELY, POSSIBLE
-from wgquick.diagnosis.signatures import ICMP_ERRORS, Sign
+from wgquick.diagnosis.signatures import ICMP_ERRORS, Sign, number_of
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _of_peer(peer: DevicePeer, events: Events, now: float) -> Iterator[Sign]:
         yield Sign("answer-refused", CERTAIN, key, wrong.sender, facts)
     answered = events.last("response_sent")
     if answered is not None and answered.age < since and answered.times > 1 and not peer.last_handshake:
-        facts = (f"{_times(answered, 'response')} sent, but there never was a handshake",)
+        facts = (f"{number_of(answered.times, 'response')} sent, but there never was a handshake",)
         yield Sign("answer-lost", LIKELY, key, answered.receiver or peer.endpoint, facts)
     missing = events.last("no_endpoint")
     if missing is not None and missing.age < since and peer.endpoint is None:
@@ -115,10 +115,6 @@ def _of_sending(peer: DevicePeer, events: Events, since: float) -> Iterator[Sign
             )
 
 
-def _times(event: Event, what: str) -> str:
-    return f"one {what}" if event.times == 1 else f"{event.times} {what}s"
-
-
 def _occurrences(event: Event, what: str) -> str:
     sender = f" from {event.sender}" if event.sender else ""
-    return f"{_times(event, what)}{sender} (the last {event.age:.0f} s ago)"
+    return f"{number_of(event.times, what)}{sender} (the last {event.age:.0f} s ago)"

@@ -142,7 +142,7 @@ class _Watched:
                 return
             again = "but it repeats its handshake" if sender.answered > 1 else "but no session followed"
             sure = LIKELY if sender.answered > 1 else POSSIBLE
-            sent = f"{_times(sender.answered, 'answer')} sent, {again}"
+            sent = f"{number_of(sender.answered, 'answer')} sent, {again}"
             yield Sign("answer-lost", sure, key, sender.source, (came, sent))
             return
         before = self._before.get(key)
@@ -214,7 +214,7 @@ class _Watched:
         for sender in self._rows("cookie"):
             peer = self._peer_at(sender.source)
             if _plain(sender.source) not in responded and not (peer is not None and peer in self._shaken):
-                facts = (f"{_times(sender.times, 'cookie')} from {sender.source}, which is under load",)
+                facts = (f"{number_of(sender.times, 'cookie')} from {sender.source}, which is under load",)
                 yield Sign("peer-busy", POSSIBLE, peer, sender.source, facts)
 
     def errors(self) -> Iterator[Sign]:
@@ -255,7 +255,7 @@ class _Watched:
             if self._heard.ended - after.last_handshake < SESSION_AGE:
                 yield from self._one_way(key, after.endpoint, came, after.rx_bytes - before.rx_bytes)
             elif not came and tried and end not in complained:
-                facts = (f"{_times(tried, 'initiation')} sent to {after.endpoint}, and nothing came back",)
+                facts = (f"{number_of(tried, 'initiation')} sent to {after.endpoint}, and nothing came back",)
                 yield Sign("no-answer", LIKELY if tried > 1 else POSSIBLE, key, after.endpoint, facts)
             elif not came and not after.last_handshake and after.tx_bytes == before.tx_bytes:
                 facts = (f"nothing was sent to {after.endpoint} in {self._heard.seconds:.0f} s",)
@@ -270,8 +270,8 @@ class _Watched:
         if not data or any(sender.kind == "data" for sender in came) or received > sum(known.values()):
             return
         kept = sum(sender.times for sender in came if sender.kind == "keepalive")
-        back = f"{_times(kept, 'keepalive')} came back, but no data" if kept else "nothing came back"
-        facts = (f"{_times(data, 'data message')} sent to {endpoint}", back)
+        back = f"{number_of(kept, 'keepalive')} came back, but no data" if kept else "nothing came back"
+        facts = (f"{number_of(data, 'data message')} sent to {endpoint}", back)
         yield Sign("no-data-back", LIKELY if kept else POSSIBLE, key, endpoint, facts)
 
 
@@ -285,10 +285,11 @@ def _plain(address: SocketAddress) -> _Plain:
 
 def _came(what: str, sender: Sender) -> str:
     on = f" on {sender.link}" if sender.link else ""
-    return f"{_times(sender.times, what)} from {sender.source}{on}"
+    return f"{number_of(sender.times, what)} from {sender.source}{on}"
 
 
-def _times(count: int, what: str) -> str:
+def number_of(count: int, what: str) -> str:
+    """A number and a noun: "one initiation", "3 initiations"."""
     return f"one {what}" if count == 1 else f"{count} {what}s"
 
 
