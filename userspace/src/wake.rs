@@ -1,4 +1,4 @@
-//! The inbox of the control thread, and how the thread sleeps without missing work.
+//! The inbox of the control thread, and its sleep, in which no work is missed.
 //!
 //! Three rules prevent a lost wake-up:
 //!

@@ -28,7 +28,7 @@ fn builder(ours: &PrivateKey) -> Option<Builder<'_>> {
 const TAI_BASE: u64 = (1 << 62) + 10;
 
 /// The seconds since 1970 of a time stamp, which may be any.
-pub fn unix_seconds(stamp: &Timestamp) -> i64 {
+pub(crate) fn unix_seconds(stamp: &Timestamp) -> i64 {
     u64::from_be_bytes(stamp[..8].try_into().expect("eight bytes")).wrapping_sub(TAI_BASE) as i64
 }
 

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_end_seals_the_other_opens_once() {
+    fn the_other_end_opens_a_sealed_packet_once() {
         let (a, b) = pair();
         let mut frame = sealed(&a, b"a packet");
         let mut copy = frame.clone();

@@ -23,7 +23,7 @@ const FRAGMENT: u8 = 44;
 /// The bytes of an error that are read: the needed fields after the longest IPv4 headers.
 const MAX_ERROR: usize = 256;
 /// The most errors that are read before other work is done.
-pub const MAX_ERRORS: usize = 64;
+const MAX_ERRORS: usize = 64;
 /// The size of the receive buffer. A flood of errors beyond it is dropped and has no other effect.
 const RECEIVE_BYTES: i32 = 64 << 10;
 
@@ -32,9 +32,9 @@ const RECEIVE_BYTES: i32 = 64 << 10;
 pub struct IcmpError {
     pub kind: Kind,
     /// The sender of the error.
-    pub router: IpAddr,
+    pub(crate) router: IpAddr,
     /// The MTU in the error.
-    pub mtu: Option<u32>,
+    pub(crate) mtu: Option<u32>,
     /// The source port of the quoted packet.
     pub port: u16,
     pub destination: SocketAddr,
