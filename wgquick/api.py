@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from wgquick.executor.trying import OnTrial, TrialRequest
     from wgquick.net import Prefix, PublicKey
     from wgquick.plan.difference import Move
-    from wgquick.plan.places import Places
+    from wgquick.plan.file_lines import FileLines
     from wgquick.plan.planned import Plan
     from wgquick.ports import Host, Watchdog, WireGuard
     from wgquick.rehearsal import Report
@@ -334,7 +334,7 @@ def plan(
 ) -> Plan:
     """What `up`, `down` or `reload` would do to the interface, or with "diff" how it differs from the file.
 
-    `config` is a configuration or a source, as for `read`; only a source gives the changes' places. Nothing is
+    `config` is a configuration or a source, as for `read`; only a source has lines for the changes. Nothing is
     changed. `changed` is applied to the settings. With `offline` nothing is read from this host; then a plan of
     `reload` or a diff makes no sense. `ssh_connection` is SSH_CONNECTION of the session that a change may cut off.
     An error is raised where the verb would raise it.
@@ -342,17 +342,17 @@ def plan(
     from wgquick.diagnosis.keys import public_key_of
     from wgquick.executor import planning
     from wgquick.executor.reloading import ReloadOptions
-    from wgquick.plan.places import Places
+    from wgquick.plan.file_lines import FileLines
     from wgquick.system.empty_host import EmptyHost
 
     if verb not in (*PLANNED, "diff"):
         raise ValueError(f"no plan of {verb}")
     say = _line_by_line(transcript)
-    found, settings, places = _for_plan(verb, config, say, name)
+    found, settings, file_lines = _for_plan(verb, config, say, name)
     settings = settings and changed(settings)
     host = cast("Host", EmptyHost()) if offline else _host(say)
     where = None if offline else _netns_record(found, host)
-    inputs = planning.PlanInputs(host, _checked(options), places or Places(""), public_key_of, offline)
+    inputs = planning.PlanInputs(host, _checked(options), file_lines or FileLines(""), public_key_of, offline)
     if where is not None or (settings is not None and settings.extras.netns and not offline):
         from wgquick.executor import planning_in_netns
 
@@ -378,8 +378,8 @@ def plan(
 
 def _for_plan(
     verb: str, config: Config | str | PathLike[str], say: Transcript, name: str | None
-) -> tuple[str, Settings | None, Places | None]:
-    """The interface, its settings and their places. `down` needs no file if there is something to take down."""
+) -> tuple[str, Settings | None, FileLines | None]:
+    """The interface, its settings and their lines. `down` needs no file if there is something to take down."""
     try:
         source = fspath(cast("str", config))
     except TypeError:
@@ -388,7 +388,7 @@ def _for_plan(
     from wgquick.config.location import interface_name, locate
     from wgquick.config.location import read as read_document
     from wgquick.config.reading import STANDARD_INPUT_PATH, read_for_down, read_settings
-    from wgquick.plan.places import Places
+    from wgquick.plan.file_lines import FileLines
 
     if verb == "down":
         found = valid_name(name) if name else interface_name(source)
@@ -400,11 +400,11 @@ def _for_plan(
             return found, None, None
         settings, faults = read_for_down(place, say)
         document = read_document(place) if place.file else None
-        return found, None if faults else settings, Places(place.path, document)
+        return found, None if faults else settings, FileLines(place.path, document)
     place = locate(source, name)
     documents: list[Document] = []
     settings = read_settings(place, say, when_valid=lambda _, document: documents.append(document))
-    return place.name, settings, Places(place.path or STANDARD_INPUT_PATH, documents[0])
+    return place.name, settings, FileLines(place.path or STANDARD_INPUT_PATH, documents[0])
 
 
 def _may_loop(name: str, settings: Settings, host: Host) -> bool:

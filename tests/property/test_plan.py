@@ -22,8 +22,8 @@ from wgquick.plan.current import Current
 from wgquick.plan.desired import Desired
 from wgquick.plan.difference import Difference
 from wgquick.plan.facts import EndpointFacts
+from wgquick.plan.file_lines import FileLines
 from wgquick.plan.given import given as given_by
-from wgquick.plan.places import Places
 from wgquick.plan.planned import Plan
 from wgquick.plan.steps import ChangeDevice, SetDevice
 from wgquick.show import plan as show
@@ -92,12 +92,12 @@ def test_no_plan_of_a_reload_has_a_secret(before: str, after: str) -> None:
     device = changed(Device("wg0"), step.config, public_key_of)
     change = reload.change(new, new.fwmark, device, given_by(old, lambda _: ""), facts.resolved)
     comparison = Comparison(Current("wg0", device=device), Desired(new, {}), Difference(), (), change)
-    places = Places("wg0.conf", document)
+    file_lines = FileLines("wg0.conf", document)
     planned = [
         each
         for config in (change.first, change.last)
         if config != DeviceConfig()
-        for each in planning.of_device(ChangeDevice("wg0", config, ()), comparison, places)
+        for each in planning.of_device(ChangeDevice("wg0", config, ()), comparison, file_lines)
     ]
     told = [*reload.lines("wg0", change.first), *reload.removal_lines("wg0", change)]
     assert [f"[#] {line}" for each in planned for line in each.text] == told

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from wgquick.net import PublicKey
     from wgquick.options import Options
     from wgquick.plan.difference import Move
-    from wgquick.plan.places import Places
+    from wgquick.plan.file_lines import FileLines
     from wgquick.plan.steps import Step
     from wgquick.ports import Host
     from wgquick.transcript import Line
@@ -79,14 +79,14 @@ if TYPE_CHECKING:
 
 
 class PlanInputs(NamedTuple):
-    """The input of a plan: a host, the options, and the places of the file's settings.
+    """The input of a plan: a host, the options, and the lines of the file's settings.
 
     `is_offline`: the host is unknown. `netns`: the host is in this named network namespace.
     """
 
     host: Host
     options: Options
-    places: Places
+    file_lines: FileLines
     public_key_of: PublicKeyOf
     is_offline: bool = False
     netns: str = ""
@@ -162,8 +162,8 @@ def _of_names(reload: Reload, inputs: PlanInputs) -> Iterator[Planned]:
         if peer.endpoint in reload.unresolved:
             endpoint = without_keys(str(peer.endpoint))
             text = f"wg set {reload.settings.name} peer {peer.public_key} endpoint {endpoint}"
-            place = inputs.places.peer(peer.public_key, "Endpoint")
-            yield Planned("~", "ChangeDevice", (text,), place, known_after="the lookup")
+            line = inputs.file_lines.peer(peer.public_key, "Endpoint")
+            yield Planned("~", "ChangeDevice", (text,), line, known_after="the lookup")
 
 
 def _restarted(
@@ -178,8 +178,8 @@ def _restarted(
 
 def _in_memory() -> str | None:
     """A directory in memory, so that a plan writes nothing to a disk; None if this user has none."""
-    places = ("/run", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")  # noqa: S108
-    return next((each for each in places if each and os.access(each, os.W_OK)), None)
+    directories = ("/run", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm")  # noqa: S108
+    return next((each for each in directories if each and os.access(each, os.W_OK)), None)
 
 
 @contextmanager
@@ -303,7 +303,7 @@ def _planned(
         sign(step),
         "SaveConfig" if isinstance(step, Note) else type(step).__name__,
         text,
-        Reason() if isinstance(step, Undo) else reason(step, settings, inputs.places),
+        Reason() if isinstance(step, Undo) else reason(step, settings, inputs.file_lines),
         live if isinstance(step, DeleteLink) else (),
         tuple(_undo_lines(opened, host)),
         after,
@@ -396,47 +396,47 @@ def _left_open(step: Step | Undo, after: str) -> Step | Undo:
             return step
 
 
-def reason(step: Step, settings: Settings | None, places: Places) -> Reason:
-    """The place in the file that causes a step."""
+def reason(step: Step, settings: Settings | None, file_lines: FileLines) -> Reason:
+    """The line of the file that causes a step."""
     match step:
         case RunHook(name, stage, command):
-            return places.hook(stage, command, name)
+            return file_lines.hook(stage, command, name)
         case AddAddress(_, address):
-            return places.address(address.address, address.length)
+            return file_lines.address(address.address, address.length)
         case AddRoute(route) | DeleteRoute(route):
-            return places.network(*route.destination)
+            return file_lines.network(*route.destination)
         case SetMtuUp() | SetMtu():
-            return places.interface("MTU")
+            return file_lines.interface("MTU")
         case SetDns():
-            return places.interface("DNS")
+            return file_lines.interface("DNS")
         case AddThrow():
-            return places.own("exclude")
+            return file_lines.own("exclude")
         case SetGuard():
-            return places.own("kill-switch")
+            return file_lines.own("kill-switch")
         case KeepInbound():
-            return places.own("keep-inbound")
+            return file_lines.own("keep-inbound")
         case SetFwmark() | AddRule() | AddFirewall() | ReplaceFirewall() | SetSysctl():
-            return _of_full_tunnel(settings, places)
+            return _of_full_tunnel(settings, file_lines)
         case AddLink():
-            return places.interface()
+            return file_lines.interface()
         case SetDevice():
-            return places.interface("PrivateKey")
+            return file_lines.interface("PrivateKey")
         case Note():  # SaveConfig writes the file
-            return places.key("SaveConfig")
+            return file_lines.key("SaveConfig")
         case DeleteAddress() | UndoStep() | ChangeDevice():
-            return places.nowhere()
+            return file_lines.nowhere()
 
 
-def _of_full_tunnel(settings: Settings | None, places: Places) -> Reason:
+def _of_full_tunnel(settings: Settings | None, file_lines: FileLines) -> Reason:
     ips = (ip for peer in settings.peers for ip in peer.allowed_ips if not ip.length) if settings else ()
     first = next(iter(ips), None)
-    return places.network(first.address, 0) if first is not None else places.nowhere()
+    return file_lines.network(first.address, 0) if first is not None else file_lines.nowhere()
 
 
 def _of_moves(comparison: Comparison, settings: Settings, inputs: PlanInputs) -> Iterator[Planned]:
     for move in comparison.difference.moves:
         if isinstance(move.step, ChangeDevice):
-            yield from of_device(move.step, comparison, inputs.places)
+            yield from of_device(move.step, comparison, inputs.file_lines)
         else:
             yield _of_move(move, settings, inputs)
 
@@ -452,12 +452,12 @@ def _of_move(move: Move, settings: Settings, inputs: PlanInputs) -> Planned:
         sign(step),
         type(step.undone if isinstance(step, UndoStep) else step).__name__,
         text,
-        reason(step, settings, inputs.places),
+        reason(step, settings, inputs.file_lines),
         undo=tuple(line for back in move.back for line in _texts(back.lines(host))),
     )
 
 
-def of_device(step: ChangeDevice, comparison: Comparison, places: Places) -> Iterator[Planned]:
+def of_device(step: ChangeDevice, comparison: Comparison, file_lines: FileLines) -> Iterator[Planned]:
     """A change of the device in parts: one for its settings, and one for each peer."""
     device = comparison.now.device
     if device is None:
@@ -466,32 +466,32 @@ def of_device(step: ChangeDevice, comparison: Comparison, places: Places) -> Ite
     live = {peer.public_key: peer for peer in device.peers}
     bare = config._replace(peers=())
     if bare != DeviceConfig():
-        yield _of_settings(step.name, bare, device, places)
+        yield _of_settings(step.name, bare, device, file_lines)
     owners = {(ip.address, ip.length): peer.public_key for peer in device.peers for ip in peer.allowed_ips}
     if config is change.first:
         for peer in config.peers:
-            yield _of_peer(step.name, peer, live.get(peer.public_key), owners, places)
+            yield _of_peer(step.name, peer, live.get(peer.public_key), owners, file_lines)
         return
     for key, ips in change.removed.items():
         less = PeerConfig(key, allowed_ips=tuple(AllowedIP(ip.address, ip.length, "-") for ip in ips))
-        yield _of_peer(step.name, less, live.get(key), owners, places)
+        yield _of_peer(step.name, less, live.get(key), owners, file_lines)
     for peer in config.peers:
         if peer.remove and peer.public_key != device_plan.THROW_AWAY:
-            yield _of_peer(step.name, peer, live.get(peer.public_key), owners, places)
+            yield _of_peer(step.name, peer, live.get(peer.public_key), owners, file_lines)
 
 
 def _lines(name: str, config: DeviceConfig) -> tuple[str, ...]:
     return tuple(_texts(device_plan.lines(name, config)))
 
 
-def _of_settings(name: str, config: DeviceConfig, device: Device, places: Places) -> Planned:
+def _of_settings(name: str, config: DeviceConfig, device: Device, file_lines: FileLines) -> Planned:
     given = [key.name for key in keys.of("Interface", of_wg=True) if getattr(config, key.field) is not None]
     every = tuple(peer.public_key for peer in device.peers)
     return Planned(
         "~",
         "ChangeDevice",
         _lines(name, config),
-        places.key(given[0]),
+        file_lines.key(given[0]),
         every if config.private_key is not None else (),
         _lines(name, device_plan.inverse(device, config)),
     )
@@ -502,7 +502,7 @@ def _of_peer(
     peer: PeerConfig,
     live: DevicePeer | None,
     owners: dict[tuple[bytes, int], PublicKey],
-    places: Places,
+    file_lines: FileLines,
 ) -> Planned:
     key = peer.public_key
     sign = "-" if peer.remove else "~" if live is not None else "+"
@@ -510,7 +510,7 @@ def _of_peer(
         sign,
         "ChangeDevice",
         _lines(name, DeviceConfig(peers=(peer,))),
-        places.nowhere() if peer.remove else places.peer(key, *_names(peer)),
+        file_lines.nowhere() if peer.remove else file_lines.peer(key, *_names(peer)),
         (key,) if peer.remove else (),
         _lines(name, DeviceConfig(peers=tuple(_backwards(peer, live, owners)))),
     )

@@ -177,10 +177,10 @@ def _link_mtu(name: str, host: Host) -> int:
 def extras(undos: Collection[Undo], name: str, host: Host) -> CurrentExtras:
     """The current state of those of wgq's own settings that the journal has."""
     throws = [undo for undo in undos if isinstance(undo, DeleteThrow)]
-    places = {(Prefix.parse(undo.destination).family, undo.table) for undo in throws}
+    tables = {(Prefix.parse(undo.destination).family, undo.table) for undo in throws}
     present = {
         (destination, table)
-        for family, table in places
+        for family, table in tables
         for destination in host.rtnl.routes(family=family, table=table)
     }
     guard = last_guard(undos)

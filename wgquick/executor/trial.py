@@ -118,9 +118,9 @@ class TrialFile:
 def existing(directory: str, name: str) -> TrialFile | None:
     """The file of an interface's trial; None if there is none."""
     try:
-        with opened(directory) as place:
+        with opened(directory) as opened_directory:
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            return TrialFile(directory, name, os.open(f"{name}{SUFFIX}", flags, dir_fd=place))
+            return TrialFile(directory, name, os.open(f"{name}{SUFFIX}", flags, dir_fd=opened_directory))
     except FileNotFoundError:
         return None
 
@@ -128,9 +128,9 @@ def existing(directory: str, name: str) -> TrialFile | None:
 def begun(directory: str, name: str, trial: Trial) -> TrialFile:
     """Create the file, locked by this process and the processes that it forks."""
     try:
-        with opened(directory, make=True) as place:
+        with opened(directory, make=True) as opened_directory:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = TrialFile(directory, name, os.open(f"{name}{SUFFIX}", flags, 0o600, dir_fd=place))
+            file = TrialFile(directory, name, os.open(f"{name}{SUFFIX}", flags, 0o600, dir_fd=opened_directory))
     except OSError as error:
         what = f"the trial {directory}/{name}{SUFFIX} cannot be written: {error.strerror}"
         raise OperationError(what, errno=error.errno or 0, remedy="Make room in /run.") from None
@@ -154,8 +154,8 @@ def seen(directory: str, name: str) -> Seen | None:
 def all_seen(directory: str) -> Iterator[Seen]:
     """The trials of the namespace."""
     try:
-        with opened(directory) as place:
-            entries = sorted(os.listdir(place))
+        with opened(directory) as opened_directory:
+            entries = sorted(os.listdir(opened_directory))
     except FileNotFoundError:
         return
     for entry in entries:

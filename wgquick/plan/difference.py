@@ -131,7 +131,7 @@ class _Extras:
         throws = {_place_of(undo): undo for undo in undos if isinstance(undo, DeleteThrow)}
         present = current.throws if facts.extras is not None else frozenset(throws)
         self._missing = [each for each in wanted.throws if each not in throws or each not in present]
-        self._gone = [undo for place, undo in throws.items() if place not in wanted.throws]
+        self._gone = [undo for throw, undo in throws.items() if throw not in wanted.throws]
         self._inbound = wanted.inbound
         self._keeps = any(isinstance(undo, ForgetInbound) for undo in undos)
         marks = [undo.rule.fwmark for undo in undos if isinstance(undo, DeleteRule) and undo.rule.fwmark]
@@ -560,8 +560,8 @@ def _sysctl_released(wanted: Desired, known: Known) -> Iterator[Move]:
 def _firewall(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
     existing = {(rules.kind, rules.family): rules for rules in now.firewall}
     for rules in wanted.firewall:
-        place = (rules.kind, rules.family)
-        found = existing.get(place)
+        key = (rules.kind, rules.family)
+        found = existing.get(key)
         undo = RemoveFirewall(now.name, rules.kind, rules.family)
         if found is None:
             yield Move(AddFirewall(now.name, *rules[:5]), (UndoStep(undo),))
@@ -574,8 +574,8 @@ def _firewall(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:
 
 def _recorded(found: FirewallRules, known: Known) -> FirewallRules:
     """The rules as the journal has them if the host does not show their content (iptables)."""
-    place = (found.kind, found.family)
-    return next((rules for rules in known.firewall if (rules.kind, rules.family) == place), found)
+    key = (found.kind, found.family)
+    return next((rules for rules in known.firewall if (rules.kind, rules.family) == key), found)
 
 
 def _are_alike(rules: FirewallRules, seen: FirewallRules, wanted: Desired, known: Known) -> bool:
@@ -603,8 +603,8 @@ def _is_own_firewall(rules: FirewallRules, known: Known) -> bool:
     """Whether the journal has the rules; without a journal their name decides, as in wg-quick."""
     if known.undos is None:
         return True
-    places = {undo[1:] for undo in known.undos if isinstance(undo, RemoveFirewall)}
-    return (rules.kind, rules.family) in places or (rules.kind, 0) in places
+    own = {undo[1:] for undo in known.undos if isinstance(undo, RemoveFirewall)}
+    return (rules.kind, rules.family) in own or (rules.kind, 0) in own
 
 
 def _dns(wanted: Desired, now: Current, known: Known) -> Iterator[Move]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Network = tuple[bytes, int]
 
 
-class Places:
-    """The places of a file's settings; the path alone if the file lacks the setting or there is no document."""
+class FileLines:
+    """Finds the line of each setting of a file; the path alone if the file lacks it or there is no document."""
 
     def __init__(self, path: str, document: Document | None = None) -> None:
         self._path, self._document = path, document
@@ -29,20 +29,20 @@ class Places:
         """The last line of [Interface] with one of the keys, or else its header."""
         rows = [row for key in keys for row in self._rows(key)]
         headers = [section[0][0] for section in self._of("Interface")]
-        return self._place(rows[-1:] or headers[:1])
+        return self._reason(rows[-1:] or headers[:1])
 
     def key(self, key: str) -> Reason:
         """The last line of [Interface] with the key; the path alone if there is none."""
-        return self._place(self._rows(key)[-1:])
+        return self._reason(self._rows(key)[-1:])
 
     def address(self, address: bytes, length: int) -> Reason:
         """The line of an Address."""
-        return self._place(self._words("Interface", "Address", lambda word: _address(word) == (address, length)))
+        return self._reason(self._words("Interface", "Address", lambda word: _address(word) == (address, length)))
 
     def hook(self, stage: str, command: str, name: str) -> Reason:
         """The line of a hook; `command` has the interface's name in place of `%i`."""
         rows = (row for row, line in self._lines("Interface", stage) if _hook(line).replace("%i", name) == command)
-        return self._place(list(rows)[:1])
+        return self._reason(list(rows)[:1])
 
     def peer(self, key: PublicKey, *names: str) -> Reason:
         """The last line of the peer with one of the keys `names`, or else its PublicKey."""
@@ -52,19 +52,19 @@ class Places:
                 self._peers.setdefault(_public_key(section), []).extend(section)
         lines = self._peers.get(key, [])
         rows = [row for row, line in lines if line.key in names]
-        return self._place(rows[-1:] or [row for row, line in lines if line.key == "PublicKey"][:1])
+        return self._reason(rows[-1:] or [row for row, line in lines if line.key == "PublicKey"][:1])
 
     def network(self, address: bytes, length: int) -> Reason:
         """The last line of any peer with the network in AllowedIPs."""
         if self._networks is None:
             self._networks = dict(self._allowed())
         row = self._networks.get((address, length))
-        return self._place([] if row is None else [row])
+        return self._reason([] if row is None else [row])
 
     def own(self, word: str) -> Reason:
         """The last line of one of wgq's own settings, such as `# wgq: exclude = lan`."""
         row = extras.rows(self._document).get(word) if self._document is not None and self._path else None
-        return self._place([] if row is None else [row])
+        return self._reason([] if row is None else [row])
 
     def nowhere(self) -> Reason:
         """The path alone, for changes without a line in the file."""
@@ -93,7 +93,7 @@ class Places:
     def _of(self, header: str) -> Iterator[list[tuple[int, Line]]]:
         return (section for section in self._sections if section[0][1].header == header)
 
-    def _place(self, rows: list[int]) -> Reason:
+    def _reason(self, rows: list[int]) -> Reason:
         return Reason(self._path, rows[0] + 1 if rows else 0)
 
 
