@@ -80,7 +80,7 @@ class Event(NamedTuple):
     source: str = ""  # address of the inner packet
     destination: str = ""
     send_errno: int = 0
-    icmp: str = ""  # the `meaning` of datagram.IcmpError, with underscores
+    icmp: str = ""  # the `meaning` of datagram.IcmpError
     router: str = ""  # the sender of the ICMP error
     mtu: int = 0  # the MTU in the ICMP error
     reason: str = ""  # overflow, handshake_given_up, link_down

@@ -298,9 +298,22 @@ def test_a_tunnel_moved_to_a_namespace_is_examined_there(made: World) -> None:
     made.script("here", "ip -n inner addr add 10.66.0.2/24 dev wg0; ip -n inner link set wg0 up")
     inside = ["ip", "netns", "exec", "inner", sys.executable, "-m", "wgquick", "doctor", "wg0"]
     assert "no problem found" in made.here.run(inside, env=dict(os.environ)).stdout
+    made.script("between", NFT_FORWARD + "nft add rule inet guard way udp dport 51820 drop")
     made.script("there", "ip link delete wg0")
     done = made.here.run(inside, check=False, env=dict(os.environ))
     assert "was moved here from another network namespace" in done.stdout
+
+
+def test_a_moved_tunnels_counters_show_a_closed_port(made: World) -> None:
+    """No capture of this namespace has the ICMP error, as the daemon's socket is in another one."""
+    start(made)
+    made.script("here", "ip netns add inner; ip -n inner link set lo up; ip link set wg0 netns inner")
+    made.script("here", "ip -n inner addr add 10.66.0.2/24 dev wg0; ip -n inner link set wg0 up")
+    made.script("there", "ip link delete wg0")
+    inside = ["ip", "netns", "exec", "inner", sys.executable, "-m", "wgquick", "doctor", "wg0"]
+    done = made.here.run(inside, check=False, env=dict(os.environ))
+    assert "the port of 198.51.100.2:51820 is closed" in done.stdout
+    assert "[endpoint-refuses]" in done.stdout
 
 
 def test_another_tunnel_that_lacks_the_endpoint_is_named(made: World) -> None:

@@ -64,7 +64,7 @@ PEERS_EVENTS = {
     "answer-lost": Event("response_sent", 2, 4.0),
     "output-blocked": Event("send_error", 2, 4.0, receiver=END, send_errno=errno.EPERM),
     "endpoint-no-route": Event("send_error", 2, 4.0, receiver=END, send_errno=errno.ENETUNREACH),
-    "endpoint-refuses": Event("icmp", 2, 4.0, receiver=END, icmp="port_unreachable", router="192.0.2.2"),
+    "endpoint-refuses": Event("icmp", 2, 4.0, receiver=END, icmp="port-unreachable", router="192.0.2.2"),
     "endpoint-unreachable": Event("icmp", 2, 4.0, receiver=END, icmp="prohibited", router="192.0.2.9"),
 }
 
@@ -103,7 +103,7 @@ def test_a_missing_endpoint_counts_until_there_is_one() -> None:
 
 
 def test_a_too_big_error_is_reported_despite_a_session() -> None:
-    event = Event("icmp", 2, 4.0, receiver=END, icmp="too_big", router="192.0.2.9", mtu=1400)
+    event = Event("icmp", 2, 4.0, receiver=END, icmp="too-big", router="192.0.2.9", mtu=1400)
     (sign,) = of_peer(event, peer=PEER._replace(last_handshake=NOW - 1))
     assert (sign.code, sign.mtu, sign.meaning, sign.confidence) == ("mtu-too-large", 1400, "too-big", LIKELY)
 

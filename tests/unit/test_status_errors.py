@@ -36,7 +36,7 @@ def test_a_data_error_counts_for_some_minutes() -> None:
 def test_the_newest_error_is_reported_with_its_details() -> None:
     events = (
         Event("send_error", 9, 20.0, receiver=THERE, send_errno=errno.EPERM),
-        Event("icmp", 1, 7.5, receiver=THERE, icmp="port_unreachable", router="192.0.2.254"),
+        Event("icmp", 1, 7.5, receiver=THERE, icmp="port-unreachable", router="192.0.2.254"),
         Event("initiation_sent", 4, 1.0),
     )
     found = last_error(Events(1000.0, events), NOW, None)

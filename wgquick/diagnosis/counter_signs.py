@@ -98,10 +98,9 @@ def _of_sending(peer: DevicePeer, events: Events, since: float) -> Iterator[Sign
             facts = (f"sending to {event.receiver} fails: {strerror(event.send_errno)}",)
             yield Sign(code, CERTAIN, peer.public_key, event.receiver, facts)
     for event in events.of("icmp"):
-        meaning = event.icmp.replace("_", "-")
-        is_size = meaning == "too-big"
-        if event.age < (RECENT if is_size else since) and meaning in ICMP_ERRORS:
-            code, words = ICMP_ERRORS[meaning]
+        is_size = event.icmp == "too-big"
+        if event.age < (RECENT if is_size else since) and event.icmp in ICMP_ERRORS:
+            code, words = ICMP_ERRORS[event.icmp]
             facts = (f"an ICMP error from {event.router} about packets to {event.receiver}: {words}",)
             yield Sign(
                 code,
@@ -110,7 +109,7 @@ def _of_sending(peer: DevicePeer, events: Events, since: float) -> Iterator[Sign
                 event.receiver,
                 facts,
                 sender=event.router,
-                meaning=meaning,
+                meaning=event.icmp,
                 mtu=event.mtu,
             )
 

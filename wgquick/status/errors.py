@@ -59,7 +59,7 @@ def _words(event: Event) -> str:
         case "send_error":
             return f"cannot send to {event.receiver}: {strerror(event.send_errno)}"
         case "icmp":
-            meaning = event.icmp.replace("_", " ").replace("-", " ")
+            meaning = event.icmp.replace("-", " ")
             return f"ICMP error from {event.router} about packets to {event.receiver}: {meaning}"
         case "source_not_allowed":
             return f"it sends from {event.source}, which is not in its AllowedIPs"
