@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.interop.daemons import answers
+from tests.interop.diagnostics import counters, key
 from tests.interop.pairs import GO, LINK, WGQ, End, join, machines, pair
 from tests.interop.refused_sends import refusing
-from tests.interop.test_daemon import answers
-from tests.interop.test_diagnostics import counters, key
 from tests.interop.traffic import bulk
 from tests.waiting import stopped, until
 

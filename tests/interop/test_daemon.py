@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.interop.daemons import CAP_NET_ADMIN, SECCOMP_FILTER, answers
 from tests.interop.pairs import GO, LINK, SOCKET, WGQ, End, join, machines, private_key, status, threads
 from tests.interop.traffic import bulk
 from tests.namespaces import host
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.namespaces import Namespace
-
-CAP_NET_ADMIN = 1 << 12
-SECCOMP_FILTER = "2"
 
 
 @pytest.fixture
@@ -53,11 +51,6 @@ def links(machine: Namespace) -> list[str]:
 
 def has_socket(machine: Namespace, name: str = LINK) -> bool:
     return machine.run(["test", "-e", f"/run/wireguard/{name}.sock"], check=False).returncode == 0
-
-
-def answers(machine: Namespace) -> bool:
-    """Whether a started daemon answers: its socket is in place a moment earlier than its link."""
-    return machine.run([WGQ, "--features", LINK], check=False).returncode == 0
 
 
 def ended(pid: int) -> bool:

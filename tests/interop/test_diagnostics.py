@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.interop import forgery, noise
+from tests.interop.diagnostics import counters, key
 from tests.interop.floods import from_sixteen_ports
 from tests.interop.pairs import BORINGTUN, GO, GOTATUN, LINK, WGQ, End, join, machines, pair, private_key
 from tests.waiting import until
@@ -26,22 +27,9 @@ from wgquick.net import PublicKey, SocketAddress
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wgquick.counters import Diagnostics
 
 DAY = 86400
 NO_KEY = bytes(noise.KEY)
-
-
-def counters(end: End) -> Diagnostics:
-    """The counters of the end's daemon."""
-    with end.machine.entered():
-        found = api.diagnostics(LINK)
-    assert found is not None
-    return found
-
-
-def key(end: End) -> PublicKey:
-    return PublicKey.parse(end.public)
 
 
 def awaited(end: End, other: End | None, name: str) -> Event:

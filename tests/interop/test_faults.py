@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import pytest
 from tests.interop.forwarder import Faults
 from tests.interop.pairs import LINK, ROLES, WGQ, WIRE, End, pair
 from tests.interop.refused_sends import refusing
-from tests.interop.traffic import Transfer, bulk, datagrams
+from tests.interop.traffic import CAPABLE, EXPERIENCED, NOT_CAPABLE, Transfer, arriving_class, bulk, datagrams
 from tests.interop.wire import wired_pair
 from tests.waiting import stopped, until
 
@@ -64,11 +63,6 @@ def test_datagrams_arrive_once_despite_duplicates_and_corruption() -> None:
         left.ping(right)
 
 
-# The traffic class of a socket, by family: level, option that sets it, option that reports it.
-CLASSES = {4: (socket.SOL_IP, socket.IP_TOS, 13), 6: (socket.IPPROTO_IPV6, 67, 66)}
-NOT_CAPABLE, CAPABLE, EXPERIENCED = 0, 2, 3
-
-
 @pytest.mark.parametrize("outer", [4, 6])
 def test_congestion_of_the_outer_packet_reaches_the_inner_one(outer: int) -> None:
     # Only with ours at both ends: wireguard-go ignores ECN, the kernel does not.
@@ -83,22 +77,6 @@ def test_congestion_of_the_outer_packet_reaches_the_inner_one(outer: int) -> Non
             for version in (4, 6):
                 assert arriving_class(left, right, sent, version) == expected
                 assert arriving_class(right, left, sent, version) == expected
-
-
-def arriving_class(sender: End, receiver: End, sent: int, version: int) -> int:
-    """The traffic class that a datagram arrives with."""
-    level, set_class, report_class = CLASSES[version]
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    with (
-        sender.open_socket(family, socket.SOCK_DGRAM) as outgoing,
-        receiver.open_socket(family, socket.SOCK_DGRAM) as incoming,
-    ):
-        incoming.setsockopt(level, report_class, 1)
-        incoming.bind((receiver.inner(version), 0))
-        outgoing.setsockopt(level, set_class, sent)
-        outgoing.sendto(b"a datagram", incoming.getsockname()[:2])
-        _, ancillary, _, _ = incoming.recvmsg(100, 100)
-        return ancillary[0][2][0]
 
 
 # The first drops nearly every large send, the second holds more than the socket's buffer does.

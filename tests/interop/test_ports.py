@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.interop.pairs import GO, LINK, WGQ, machines, pair, private_key, public_key
+from tests.interop.ports import PORT, TAKEN, take
 from tests.namespaces import host
 from tests.waiting import until
 
@@ -19,17 +19,7 @@ if TYPE_CHECKING:
     from tests.interop.pairs import End
     from tests.namespaces import Namespace
 
-PORT = 51821
 IN_USE = "Unable to modify interface: Address already in use\n"
-# Sockets that conflict with a bind to 0.0.0.0 or [::]: family, options that are set to 1, address.
-TAKEN = {
-    "any-ipv4": (socket.AF_INET, (), "0.0.0.0"),
-    "one-ipv4": (socket.AF_INET, (), "127.0.0.1"),
-    "any": (socket.AF_INET6, (), "::"),
-    "any-ipv6": (socket.AF_INET6, ((socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),), "::"),
-    "one-ipv6": (socket.AF_INET6, (), "::1"),
-    "shared": (socket.AF_INET, ((socket.SOL_SOCKET, socket.SO_REUSEPORT),), "0.0.0.0"),
-}
 
 
 @pytest.fixture
@@ -37,21 +27,6 @@ def end() -> Iterator[End]:
     with machines(WGQ, WGQ) as (one, _):
         one.start()
         yield one
-
-
-def take(machine: Namespace, kind: str, port: int = PORT) -> socket.socket:
-    """Open a UDP socket of this kind on the machine's port."""
-    family, options, address = TAKEN[kind]
-    with machine.entered():
-        taken = socket.socket(family, socket.SOCK_DGRAM)
-    for level, option in options:
-        taken.setsockopt(level, option, 1)
-    try:
-        taken.bind((address, port))
-    except OSError:
-        taken.close()
-        raise
-    return taken
 
 
 def is_up(end: End) -> bool:

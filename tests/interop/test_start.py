@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.interop.daemons import answers
 from tests.interop.pairs import GO, LINK, SOCKET, WGQ, join, machines
-from tests.interop.test_daemon import answers
 from tests.namespaces import host
 from tests.waiting import until
 

@@ -193,3 +193,24 @@ def _window(outgoing: socket.socket, incoming: socket.socket, sent: list[bytes])
             return f"a datagram of {len(datagram)} bytes did not arrive"
         assert received == datagram, f"a datagram of {len(datagram)} bytes arrived as {len(received)} others"
     return ""
+
+
+# The traffic class of a socket, by family: level, option that sets it, option that reports it.
+CLASSES = {4: (socket.SOL_IP, socket.IP_TOS, 13), 6: (socket.IPPROTO_IPV6, 67, 66)}
+NOT_CAPABLE, CAPABLE, EXPERIENCED = 0, 2, 3
+
+
+def arriving_class(sender: End, receiver: End, sent: int, version: int) -> int:
+    """The traffic class that a datagram arrives with."""
+    level, set_class, report_class = CLASSES[version]
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with (
+        sender.open_socket(family, socket.SOCK_DGRAM) as outgoing,
+        receiver.open_socket(family, socket.SOCK_DGRAM) as incoming,
+    ):
+        incoming.setsockopt(level, report_class, 1)
+        incoming.bind((receiver.inner(version), 0))
+        outgoing.setsockopt(level, set_class, sent)
+        outgoing.sendto(b"a datagram", incoming.getsockname()[:2])
+        _, ancillary, _, _ = incoming.recvmsg(100, 100)
+        return ancillary[0][2][0]

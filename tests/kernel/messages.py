@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tests.interop.pairs import LINK
 from tests.kernel.verbs import wgq
 from tests.namespaces import host
-from tests.netns.test_plan import NFNL_SUBSYS_NFTABLES, announced, commands
+from tests.netns.plans import NFNL_SUBSYS_NFTABLES, announced, commands
 from tests.netns.tunnels import FULL, config, write
 from wgquick.system.netlink.codec import NLM_F_REQUEST
 

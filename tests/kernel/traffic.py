@@ -8,7 +8,7 @@ from unittest import mock
 
 from tests.kernel import verbs
 from tests.netns import test_traffic
-from tests.netns.test_traffic import (
+from tests.netns.traffic import (
     COUNTER,
     ENDPOINT,
     MORE,

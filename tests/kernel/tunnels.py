@@ -11,8 +11,7 @@ from tests.interop import test_traffic as traffic
 from tests.interop.aged_tunnels import AgedTunnels
 from tests.interop.forwarder import Faults
 from tests.interop.pairs import KERNEL, MTU, End, both_ways, pair
-from tests.interop.test_faults import CAPABLE, EXPERIENCED, NOT_CAPABLE, arriving_class
-from tests.interop.traffic import datagrams
+from tests.interop.traffic import CAPABLE, EXPERIENCED, NOT_CAPABLE, arriving_class, datagrams
 from tests.interop.wire import wired_pair
 
 if TYPE_CHECKING:

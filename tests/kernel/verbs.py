@@ -19,14 +19,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from unittest import mock
 
+from tests.interop.daemons import CAP_NET_ADMIN, SECCOMP_FILTER
 from tests.interop.pairs import KERNEL, LINK, WGQ, End, join, machines, pair, private_key, public_key, threads
-from tests.interop.test_daemon import CAP_NET_ADMIN, SECCOMP_FILTER
-from tests.interop.test_ports import PORT, TAKEN, take
+from tests.interop.ports import PORT, TAKEN, take
 from tests.namespaces import PATH, host
+from tests.netns.firewalld import EARLY_FILTER, hosts, reaches, tunnel, without_marks
+from tests.netns.firewalld import PORT as FAR_PORT
 from tests.netns.pair import pair as cable
-from tests.netns.test_firewalld import EARLY_FILTER, hosts, reaches, tunnel, without_marks
-from tests.netns.test_firewalld import PORT as FAR_PORT
-from tests.netns.test_reload import CHANGES, ECHO, both_ends, kill_at_steps, reload_by_steps
+from tests.netns.reloads import CHANGES, ECHO, both_ends, kill_at_steps, reload_by_steps
 from tests.netns.tunnels import config, journals, links, write
 from tests.parity.trial import in_process
 from tests.waiting import until

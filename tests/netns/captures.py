@@ -6,11 +6,14 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.interop.noise import Static
-from tests.interop.pairs import LINK, WGQ, End, join, machines
+from tests.interop.pairs import GO, LINK, WGQ, End, join, machines
 from tests.namespaces import mortal
 from tests.waiting import until
 from wgquick import api
+from wgquick.device import Device
 from wgquick.diagnosis.senders import CaptureSummary, Sender, SenderCounter
 from wgquick.diagnosis.signatures import Sign, signs
 from wgquick.net import PublicKey, SecretKey
@@ -129,3 +132,8 @@ def send(sender: End, receiver: End, payload: bytes, pause: float) -> None:
         f"while True: s.sendto({payload!r}, ('{receiver.outer()}', {receiver.port})); time.sleep({pause})\n"
     )
     sender.machine.popen(mortal(sys.executable, "-c", program))
+
+
+EAGER = "PersistentKeepalive = 1"
+
+BOTH = pytest.mark.parametrize("program", [WGQ, GO])

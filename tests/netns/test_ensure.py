@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.netns.test_reload import events_until, written
+from tests.netns.reloads import events_until, written
 from tests.netns.tunnels import FULL, KEY, PEERS, WGQ, config, journals, links, programs, rules, settle, wgq, write
 
 if TYPE_CHECKING:

@@ -10,14 +10,13 @@ import time
 import pytest
 
 from tests.interop.forgery import raw_socket, send_as
-from tests.interop.pairs import GO, LINK, WGQ, join, machines, private_key, public_key
-from tests.netns.captures import daemons, firewall, listening, send, static
+from tests.interop.pairs import LINK, WGQ, join, machines, private_key, public_key
+from tests.netns.captures import BOTH, EAGER, daemons, firewall, listening, send, static
 from wgquick import api
 from wgquick.device import Device, DevicePeer
 from wgquick.diagnosis.senders import KNOWN, UNKNOWN_KEY, WRONG_KEY
 from wgquick.net import PublicKey, SecretKey
 
-EAGER = "PersistentKeepalive = 1"
 REDIRECT = """
 table ip n {{
     chain c {{
@@ -26,7 +25,6 @@ table ip n {{
     }}
 }}
 """
-BOTH = pytest.mark.parametrize("program", [WGQ, GO])
 
 
 @BOTH

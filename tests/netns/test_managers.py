@@ -17,8 +17,8 @@ from tests.netns.managers import (
     start_network_manager,
     start_networkd,
 )
-from tests.netns.test_watch import SOON, state, watching
 from tests.netns.tunnels import FULL, config, rules, wgq, write
+from tests.netns.watches import SOON, state, watching
 from tests.waiting import until
 from wgquick.upkeep import pace
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.namespaces import Namespace
-    from tests.netns.test_watch import Watch
+    from tests.netns.watches import Watch
     from wgquick.upkeep.events import Event
 
 MANAGED = "[Match]\nName=nd0\n[Network]\nLinkLocalAddressing=no\n"

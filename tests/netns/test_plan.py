@@ -7,12 +7,12 @@ import os
 import re
 import subprocess
 from collections import Counter
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.netns.test_reload import OTHER, events_until, written
+from tests.netns.plans import NFNL_SUBSYS_NFTABLES, announced, commands
+from tests.netns.reloads import OTHER, events_until, written
 from tests.netns.tunnels import (
     FULL,
     KEY,
@@ -65,39 +65,11 @@ def plan(machine: Namespace, *arguments: str, status: int = 2, target: str = "wg
     return found
 
 
-def commands(found: dict[str, Any]) -> list[str]:
-    return [line for change in found["changes"] for line in change["text"]]
-
-
 def printed_commands(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line.removeprefix("[#] ") for line in done.stderr.splitlines() if line.startswith("[#] ")]
 
 
-# What a command of a plan sends or writes; the numbers are message types (linux/rtnetlink.h).
-_SENDS = {
-    r"ip -\d address add": 0x14,
-    r"ip -\d address delete": 0x15,
-    r"ip -\d route add": 0x18,
-    r"ip -\d route delete": 0x19,
-    r"ip -\d rule add": 0x20,
-    r"ip -\d rule delete": 0x21,
-    "ip link (add|set)": 0x10,
-    "ip link delete": 0x11,
-    "wg ": "uapi",
-    "nft -f": "nftables",
-    "sysctl ": "sysctl",
-    "(write|remove wg0 from) /etc/resolv.conf": "resolv.conf",
-    "/.*/wgq-userspace wg0": "program",
-}
 _CALLS = "sendto,sendmsg,write,writev,pwrite64,rename,renameat,unlink,unlinkat,execve"
-
-
-def announced(lines: list[str]) -> dict[object, int]:
-    """What the commands of a plan send or write, counted; a device gets several of them in one request."""
-    kinds = [kind for line in lines for start, kind in _SENDS.items() if re.match(start, line)]
-    assert len(kinds) == len(lines), lines
-    joined = ([kind] if kind == "uapi" else [*each] for kind, each in groupby(kinds))
-    return Counter(kind for each in joined for kind in each)
 
 
 def traced(machine: Namespace, *arguments: str, status: int = 0) -> dict[object, int]:
@@ -126,9 +98,6 @@ def _kinds(line: str) -> list[object]:
     if "/run/" in call or re.match(r"\w+\(\d+<(pipe:|/dev/null|/etc/.resolv.conf.wgq)", call):
         return []
     return ["sysctl" if "src_valid_mark>" in call else call]
-
-
-NFNL_SUBSYS_NFTABLES = 10
 
 
 def without_release(lines: list[str]) -> list[str]:

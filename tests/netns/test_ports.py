@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from tests.interop.test_ports import TAKEN, take
+from tests.interop.ports import TAKEN, take
 from tests.netns.tunnels import WGQ, config, journals, links, wgq, write
 from wgquick import api
 from wgquick.errors import OperationError

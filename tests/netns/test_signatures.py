@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.pairs import GO, WGQ, End, private_key, public_key
-from tests.netns.captures import Listener, daemons, firewall, listening, static
-from tests.netns.test_listen import BOTH, EAGER
+from tests.netns.captures import BOTH, EAGER, Listener, daemons, firewall, listening, static
 
 if TYPE_CHECKING:
     from wgquick.diagnosis.senders import CaptureSummary

@@ -14,7 +14,7 @@ import pytest
 from tests.namespaces import host
 from tests.netns.pair import TWO, pair, ping
 from tests.netns.tunnels import WGQ, config, wgq, write
-from tests.unit.test_status import check_form
+from tests.unit.statuses import check_form
 from tests.waiting import until
 
 if TYPE_CHECKING:

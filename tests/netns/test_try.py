@@ -16,8 +16,8 @@ import pytest
 
 import wgquick
 from tests.netns.pair import pair
-from tests.netns.test_watch import watching
 from tests.netns.tunnels import FULL, KEY, WGQ, config, journals, links, programs, wgq, write
+from tests.netns.watches import watching
 from tests.waiting import stop, until
 
 if TYPE_CHECKING:

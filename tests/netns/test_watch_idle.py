@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.namespaces import before_other_work, host
-from tests.netns.test_watch import watching
 from tests.netns.tunnels import config, write
+from tests.netns.watches import watching
 from wgquick import api
 from wgquick.options import Options
 

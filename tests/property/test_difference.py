@@ -14,7 +14,7 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from tests.property.test_plan import PEERS, SECRETS
+from tests.property.peers import PEERS, SECRETS
 from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.config.settings import Extras

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.property.peers import PEERS, SECRETS
 from wgquick import api
 from wgquick.config.document import Document
 from wgquick.config.parser import examine
@@ -31,8 +31,6 @@ from wgquick.show import plan as show
 if TYPE_CHECKING:
     from wgquick.config.settings import Settings
 
-SECRETS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 9)]
-PEERS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(101, 105)]
 NETWORKS = ["0.0.0.0/0", "::/0", "10.1.0.0/16", "10.2.0.0/16", "10.2.3.4/32", "fd00::/64", "fd01::/64"]
 SECRET = st.sampled_from(SECRETS)
 INTERFACE = st.one_of(

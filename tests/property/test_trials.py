@@ -11,19 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.property.test_failures import (
-    CHANGED,
-    CONFIG,
-    IPTABLES,
-    PROGRAMS,
-    Setting,
-    Trap,
-    Trapped,
-    ignore,
-    live,
-    setting,
-    state,
-)
+from tests.property.failures import CHANGED, CONFIG, IPTABLES, PROGRAMS, Setting, Trap, Trapped, ignore, live, state
 from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.executor.ensuring import cmd_ensure
@@ -35,7 +23,6 @@ from wgquick.system.host import LocalHost
 if TYPE_CHECKING:
     from wgquick.options import Options
 
-__all__ = ["setting"]
 
 pytestmark = pytest.mark.machine
 

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_trace import DEFAULT, LOCAL, MAIN, link, route, snapshot
-from wgquick.api import parse
-from wgquick.diagnosis.cut_off import cut_off, planned, replies
+from tests.unit.snapshots import DEFAULT, FAR, LOCAL, MAIN, NEAR, after, link, route, snapshot
+from wgquick.diagnosis.cut_off import cut_off, replies
 from wgquick.diagnosis.fib import walk
 from wgquick.net import pack_address
-from wgquick.plan.desired import desired
-from wgquick.plan.facts import DesiredFacts
-from wgquick.routing import PolicyRule, Query, Snapshot
-
-KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
-PEER = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
-FAR = "203.0.113.7 50000 192.0.2.2 22"
-NEAR = "192.0.2.7 50000 192.0.2.2 22"
-
-
-def after(seen: Snapshot, allowed_ips: str, interface: str = "") -> Snapshot:
-    text = (
-        f"[Interface]\nPrivateKey = {KEY}\nAddress = 10.0.0.2/24\n{interface}\n"
-        f"[Peer]\nPublicKey = {PEER}\nAllowedIPs = {allowed_ips}\nEndpoint = 198.51.100.9:51820\n"
-    )
-    return planned(seen, desired(parse(text).settings, DesiredFacts(free_table=51820)))
+from wgquick.routing import PolicyRule, Query
 
 
 @pytest.mark.parametrize(

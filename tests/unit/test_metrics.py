@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.unit.test_status import NOW, interface, shown
+from tests.unit.statuses import NOW, interface, shown
 from wgquick.cli import metrics as cli
 from wgquick.errors import WgqError
 from wgquick.options import METRICS

@@ -6,10 +6,9 @@ import itertools
 
 import pytest
 
-from tests.unit.test_cut_off import FAR, NEAR, after
-from tests.unit.test_cut_off import KEY as OWN_KEY
-from tests.unit.test_cut_off import PEER as PEER_KEY
-from tests.unit.test_trace import snapshot
+from tests.unit.snapshots import FAR, NEAR, after, snapshot
+from tests.unit.snapshots import KEY as OWN_KEY
+from tests.unit.snapshots import PEER as PEER_KEY
 from wgquick.api import parse
 from wgquick.diagnosis.cut_off import cut_off
 from wgquick.net import Prefix, pack_address

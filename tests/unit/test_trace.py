@@ -7,21 +7,20 @@ from typing import Any
 
 import pytest
 
+from tests.unit.snapshots import DEFAULT, LOCAL, MAIN, address, link, route, snapshot
 from wgquick.config.settings import PeerSettings, Settings
 from wgquick.device import Device, DevicePeer, peer_of
 from wgquick.diagnosis.fib import walk
 from wgquick.diagnosis.reverse import arrive, refusal
 from wgquick.diagnosis.trace import OtherEnd, Trace, trace
-from wgquick.net import AllowedIP, Prefix, PublicKey, SocketAddress, address_text, pack_address
+from wgquick.net import AllowedIP, Prefix, PublicKey, SocketAddress, address_text
 from wgquick.routing import (
     HOST,
     LINK,
     TCP,
     UDP,
     Answer,
-    LocalAddress,
     Neighbour,
-    NetworkLink,
     NextHop,
     PolicyRule,
     Ports,
@@ -33,31 +32,6 @@ from wgquick.routing import (
 from wgquick.show.trace import as_json, text
 
 KEYS = [PublicKey(bytes([number]) * 32) for number in range(1, 5)]
-LOCAL, MAIN, DEFAULT = (
-    PolicyRule(*each) for each in ((0, "lookup", 255), (32766, "lookup", 254), (32767, "lookup", 253))
-)
-
-
-def address(text: str) -> bytes:
-    return pack_address(text)
-
-
-def route(destination: str, link: str = "", gateway: str = "", **more: Any) -> TableRoute:
-    prefix = Prefix.parse({"default": "0.0.0.0/0", "default6": "::/0"}.get(destination, destination))
-    hops = (NextHop(link, address(gateway) if gateway else None),) if link else ()
-    return TableRoute(prefix, **{"hops": hops, "scope": 0 if gateway else LINK, **more})
-
-
-def link(number: int, name: str, *addresses: str, **more: Any) -> NetworkLink:
-    own = []
-    for each in addresses:
-        prefix = Prefix.parse(each)
-        own.append(LocalAddress(prefix.address, prefix.length, HOST if name == "lo" else 0))
-    return NetworkLink(number, name, addresses=tuple(own), is_loopback=name == "lo", **more)
-
-
-def local(text: str, name: str) -> TableRoute:
-    return TableRoute(Prefix.parse(text), 255, "local", (NextHop(name),), scope=HOST, source=address(text))
 
 
 def peer(number: int, networks: str, endpoint: str = "198.51.100.9", port: int = 51820) -> DevicePeer:
@@ -71,22 +45,6 @@ def peer(number: int, networks: str, endpoint: str = "198.51.100.9", port: int =
 
 def tunnel(name: str, *peers: DevicePeer, mark: int = 0, port: int = 51820) -> TunnelDevice:
     return TunnelDevice(Device(name, None, port, mark, peers), KEYS[0])
-
-
-def snapshot(
-    rules: tuple[PolicyRule, ...] = (LOCAL, MAIN, DEFAULT),
-    routes: tuple[TableRoute, ...] = (),
-    links: tuple[NetworkLink, ...] = (),
-    **more: Any,
-) -> Snapshot:
-    """eth0 with 192.0.2.2/24 and a default route, and the given rules, routes and links."""
-    every = (link(1, "lo", "127.0.0.1/8"), link(2, "eth0", "192.0.2.2/24"), *links)
-    own = (local("127.0.0.1", "lo"), local("192.0.2.2", "eth0"), route("192.0.2.0/24", "eth0"))
-    way = (route("default", "eth0", "192.0.2.1"),)
-    more = {"table_names": {253: "default", 254: "main", 255: "local"}, **more}
-    return Snapshot(
-        {4: rules, 6: rules[:-1]}, {4: (*own, *way, *routes), 6: ()}, {each.name: each for each in every}, **more
-    )
 
 
 def full_tunnel(**more: Any) -> Snapshot:
