@@ -14,7 +14,7 @@ from wgquick.cli import privilege, signals, status
 from wgquick.cli.streams import say
 from wgquick.cli.verbs import write
 from wgquick.errors import OperationError, SignalError, WgqError
-from wgquick.options import METRICS
+from wgquick.options import METRICS, OPTIONS
 from wgquick.show import metrics as show
 from wgquick.transcript import command
 
@@ -31,8 +31,7 @@ def metrics(targets: list[str], given: Given) -> None:
     """Print the metrics, write them to a file, or serve them until a signal arrives."""
     names, textfile, listen = (str(given.get(name) or "") for name in ("names", "textfile", "listen"))
     names = names or METRICS[0]
-    if names not in METRICS:
-        raise WgqError(f"`{names}' is not a set of metric names", remedy=f"Choose one of: {', '.join(METRICS)}.")
+    OPTIONS["names"].check(names, "--names")
     if textfile and listen:
         raise WgqError("--textfile and --listen exclude each other", remedy="Omit one of them.")
     if textfile and os.path.exists(textfile) and not os.path.isfile(textfile):  # it would be replaced
@@ -57,7 +56,7 @@ def place_of(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
-        raise WgqError(f"`{port}' is not a port", remedy="Write --listen 9586, or --listen [::1]:9586.")
+        raise WgqError(f"--listen `{text}' has no port", remedy="Write --listen 9586, or --listen [::1]:9586.")
     address = _LOOPBACK if host in ("", "localhost") else host
     try:
         is_loopback = ip_address(address).is_loopback

@@ -47,7 +47,7 @@ def confirm(target: str, given: Given) -> None:
     """Keep, extend or reject the change of an interface that is on trial."""
     if given.get("extend") and given.get("reject"):
         raise WgqError("--extend and --reject exclude each other", remedy="Omit one of them.")
-    seconds = waiting.seconds(str(given["extend"])) if given.get("extend") else None
+    seconds = waiting.seconds(str(given["extend"]), "--extend") if given.get("extend") else None
     privilege.acquire()
     name = location.interface_name(target)
     if given.get("reject"):
@@ -64,7 +64,7 @@ def _asked(verb: str, target: str, given: Given) -> TrialRequest:
         for name in names:
             if verb != other and name in given and name not in _OF.get(verb, ()):
                 raise WgqError(f"--{name} is for try {other}", remedy="Omit it.")
-    seconds = waiting.seconds(str(given.get("timeout") or _TIMEOUT))
+    seconds = waiting.seconds(str(given.get("timeout") or _TIMEOUT), "--timeout")
     if seconds <= 0:
         raise WgqError("--timeout must be more than 0", remedy="Write a number of seconds, such as 120.")
     peers, ping = criterion(verb, str(given.get("confirm-when") or ""))

@@ -51,7 +51,7 @@ def after_up(settings: Settings, options: Options, given: Given) -> Waiting:
     """The wait for --wait, --wait-for and --or-down; WgqError, before any change, if they contradict."""
     if "wait" not in given:
         raise WgqError("--wait-for and --or-down need --wait", remedy="Add --wait, or omit them.")
-    timeout, peers = seconds(str(given["wait"])), str(given.get("wait-for") or "any")
+    timeout, peers = seconds(str(given["wait"]), "--wait"), str(given.get("wait-for") or "any")
     handshakes = api.first_handshakes(settings, timeout, peers)
     return Waiting(settings, options, bool(given.get("or-down")), handshakes, timeout, peers)
 
@@ -60,24 +60,24 @@ def after_reload(name: str, given: Given) -> Callable[[], object]:
     """The wait after reload for --wait and --wait-for; WgqError, before any change, if --wait is missing."""
     if "wait" not in given:
         raise WgqError("--wait-for needs --wait", remedy="Add --wait, or omit --wait-for.")
-    timeout, peers = seconds(str(given["wait"])), str(given.get("wait-for") or "any")
+    timeout, peers = seconds(str(given["wait"]), "--wait"), str(given.get("wait-for") or "any")
     return lambda: api.wait(name, timeout, peers)
 
 
 def wait(target: str, given: Given) -> None:
     """Wait for a handshake with a live interface's peers."""
-    timeout, peers = seconds(str(given.get("timeout") or _PATIENCE)), str(given.get("for") or "any")
+    timeout, peers = seconds(str(given.get("timeout") or _PATIENCE), "--timeout"), str(given.get("for") or "any")
     privilege.acquire()
     with signals.raised():
         api.wait(location.interface_name(target), timeout, peers)
 
 
-def seconds(text: str) -> float:
-    """The seconds of `15`, `0.5` or `15s`; at most a day."""
+def seconds(text: str, option: str) -> float:
+    """The seconds of `15`, `0.5` or `15s`, the value of an option; at most a day."""
     number = text.removesuffix("s")
     whole, _, part = number.partition(".")
     if not (whole.isascii() and whole.isdecimal() and (not part or (part.isascii() and part.isdecimal()))):
-        raise WgqError(f"`{text}' is not a time", remedy="Write a number of seconds, such as 15.")
+        raise WgqError(f"{option} `{text}' is not a time", remedy=f"Write a number of seconds: {option}=15.")
     return min(float(number), _LONGEST)
 
 
