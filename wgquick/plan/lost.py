@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from wgquick.plan.current import Current
     from wgquick.plan.steps import Undo
 
-    Mending = (
+    RestoringStep = (
         AddAddress | AddRoute | AddRule | AddThrow | KeepInbound | ReplaceFirewall | SetDns | SetGuard | SetSysctl
     )
 
@@ -67,7 +67,7 @@ class Lost(NamedTuple):
 
     kind: str
     text: str
-    step: Mending
+    step: RestoringStep
 
 
 def lost(

@@ -192,9 +192,7 @@ class Capture:
         left = seconds
         while left > 0:
             left = deadline - time.monotonic()
-            for descriptor, _ in waiting.poll(
-                max(0, left) * 1000
-            ):  # also at the end: the process may have slept
+            for descriptor, _ in waiting.poll(max(0, left) * 1000):  # also at the end: the process may have slept
                 yield from self._batch(sockets[descriptor])
             if not self._data_left and self._data.fileno() in sockets:  # enough samples of a busy tunnel
                 waiting.unregister(self._data)

@@ -18,9 +18,9 @@ from wgquick.config.settings import LAN
 from wgquick.diagnosis import nets
 from wgquick.errors import OperationError, WgqError, not_up
 from wgquick.executor import journal
-from wgquick.executor.mending import (
-    Mended,
+from wgquick.executor.lost_state import (
     Recorded,
+    Restored,
     allow_queries,
     asked,
     begin_handshakes,
@@ -29,10 +29,10 @@ from wgquick.executor.mending import (
     follow,
     follow_lan,
     is_followed,
-    mend,
     missing,
     own_extras,
     recorded,
+    restore_missing,
     set_endpoint,
 )
 from wgquick.executor.traffic import lans
@@ -402,12 +402,12 @@ class Watcher:
             else:
                 kinds.add(kind)
         if kinds:
-            yield from self._mend(tunnel, kinds, spared, now)
+            yield from self._restore_missing(tunnel, kinds, spared, now)
 
-    def _mend(
+    def _restore_missing(
         self, tunnel: _Tunnel, kinds: Collection[str], spared: Collection[str], now: float
     ) -> Iterator[Event]:
-        done = mend(tunnel.given.name, kinds, spared, self._host)
+        done = restore_missing(tunnel.given.name, kinds, spared, self._host)
         if done is None:  # another run holds the lock; its result is right
             tunnel.check_by(now + _LOCKED)
             return
@@ -418,7 +418,7 @@ class Watcher:
             self._note(tunnel, done)
             tunnel.check_by(now + _TICK)
 
-    def _note(self, tunnel: _Tunnel, done: Mended) -> None:
+    def _note(self, tunnel: _Tunnel, done: Restored) -> None:
         """Remember why a restoration failed, for the event gave-up."""
         for each in done.refused:
             tunnel.culprits[f"refused {each.kind}"] = done.reason

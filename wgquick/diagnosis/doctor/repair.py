@@ -1,6 +1,6 @@
 """`wgq doctor --fix`: restores state that the journal or the file has and the host lacks. It never guesses.
 
-The journal's state is restored as in `wgq watch` (`executor.mending`). The file adds the rest: addresses, routes
+The journal's state is restored as in `wgq watch` (`executor.lost_state`). The file adds the rest: addresses, routes
 and DNS of a tunnel of wg-quick, the mark and the MTU. The effects of hooks, other firewall rules, and the other end
 are left alone.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from wgquick.diagnosis.doctor.comparison import missing_addresses, missing_routes, recorded_mark
 from wgquick.errors import WgqError
-from wgquick.executor import mending
+from wgquick.executor import lost_state
 from wgquick.executor.journal import Record
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import MAIN_TABLE, AllowedIP
@@ -53,14 +53,14 @@ def repair(evidence: Evidence, causes: Iterable[Cause], host: Host, report: Call
         return
     with host.interface_lock(evidence.name):
         kinds = {kind for code in codes for kind in _KINDS.get(code, ())}
-        found = mending.missing(_recorded(evidence, codes, host), host) if kinds else ()
+        found = lost_state.missing(_recorded(evidence, codes, host), host) if kinds else ()
         wanted = [each for each in found if each.kind in kinds]
         if "dns-replaced" in codes and not any(each.kind == "dns" for each in wanted):
             wanted += _dns(evidence)  # another program's server comes before the tunnel's
         others = list(_of_file(evidence, codes))
         for step in others:
             _take(step, host, report)
-        if reason := mending.restore(wanted, host, report):
+        if reason := lost_state.restore(wanted, host, report):
             report(note(reason))
 
 
@@ -73,15 +73,15 @@ def _take(step: Step, host: Host, report: Callable[[str], None]) -> None:
         report(note(error.what))
 
 
-def _recorded(evidence: Evidence, codes: set[str], host: Host) -> mending.Recorded:
+def _recorded(evidence: Evidence, codes: set[str], host: Host) -> lost_state.Recorded:
     """The journal's state, with addresses, routes and DNS from the file; without a journal, the file alone."""
     name = evidence.name
-    given = mending.recorded(name, host)
+    given = lost_state.recorded(name, host)
     if given is None:
         mode = evidence.dns_mode
         undos = (UnsetDns(name, mode),) if mode not in ("", "off") else ()
         ifindex = evidence.link.ifindex if evidence.link else 0
-        given = mending.Recorded(Record(name, undos=undos), None, ifindex)
+        given = lost_state.Recorded(Record(name, undos=undos), None, ifindex)
     applied = given.applied or Applied({}, dns=_link_dns(evidence))
     missing = missing_addresses(evidence)
     by_kernel = Coverage(missing)  # the kernel adds these routes with the addresses

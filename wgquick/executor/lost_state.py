@@ -63,7 +63,7 @@ class _Run(NamedTuple):
     host: Host
 
 
-class Mended(NamedTuple):
+class Restored(NamedTuple):
     """The restored state, the state that could not be restored, and the last error."""
 
     restored: tuple[Lost, ...] = ()
@@ -104,7 +104,7 @@ def _lans(given: Recorded, host: Host) -> tuple[Prefix, ...]:
     return lans(given.name, host) if LAN in own_extras(given).exclude else ()
 
 
-def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Mended | None:
+def restore_missing(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Restored | None:
     """Restore lost state of these kinds, except the texts in `spared`; None if another run holds the lock."""
     with host.interface_lock_if_free(name) as is_held:
         if not is_held:
@@ -113,10 +113,10 @@ def mend(name: str, kinds: Collection[str], spared: Collection[str], host: Host)
         found = [each for each in missing(given, host) if each.kind in kinds] if given else []
         wanted = [each for each in found if each.text not in spared]
         if given is None or not wanted:
-            return Mended()
+            return Restored()
         reason = restore(wanted, host)
         still = {each.text for each in missing(given, host)}
-        return Mended(
+        return Restored(
             tuple(each for each in wanted if each.text not in still),
             tuple(each for each in wanted if each.text in still),
             reason,
