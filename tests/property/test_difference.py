@@ -23,8 +23,8 @@ from wgquick.diagnosis.keys import public_key_of
 from wgquick.errors import OperationError, WgqError
 from wgquick.executor import up
 from wgquick.executor.journal import Journal
+from wgquick.executor.planned_host import PlannedHost, changed
 from wgquick.executor.planning import DryRun
-from wgquick.executor.prospect import Prospect, changed
 from wgquick.executor.reloading import Reload, ReloadOptions
 from wgquick.net import IPV6_MTU, Link, Path, Prefix, SocketAddress
 from wgquick.options import DNS_MODES, FIREWALLS, Options
@@ -230,14 +230,14 @@ def by_up(file: Settings, state: HostState, options: Options) -> Changes:
     """The steps of up on a host without the interface. With a small MTU the link loses IPv6."""
     made: list[Execution] = []
     with directory(state) as journals:
-        run = DryRun(Prospect(cast("ports.Host", Machine(state)), "wg0", journals, public_key_of))
+        run = DryRun(PlannedHost(cast("ports.Host", Machine(state)), "wg0", journals, public_key_of))
 
         def execution(*words: Any, **named: Any) -> Execution:
             made.append(run.execution(*words, **named))
             return made[-1]
 
         up.bring_up(file, run.host, options, run.say, execution=execution)
-    if run.prospect.unresolved:
+    if run.planned_host.unresolved:
         raise OperationError("a plan does not wait for a name, but up fails")
     found = of_steps(made[-1].taken)
     if (file.mtu or IPV6_MTU) >= IPV6_MTU:

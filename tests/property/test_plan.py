@@ -14,7 +14,7 @@ from wgquick.config.parser import examine
 from wgquick.device import Device, DeviceConfig
 from wgquick.diagnosis.keys import public_key_of
 from wgquick.executor import planning
-from wgquick.executor.prospect import changed
+from wgquick.executor.planned_host import changed
 from wgquick.executor.reloading import Comparison
 from wgquick.net import SocketAddress
 from wgquick.plan import reload, up

@@ -26,15 +26,15 @@ def plan(verb: str, target: str, given: Given) -> int:
     is_offline = "offline" in given
     if is_offline and verb == "reload":
         raise WgqError("reload compares with the live interface", remedy="Leave --offline out.")
-    return _tell(verb, target, given, is_offline=is_offline)
+    return _print(verb, target, given, is_offline=is_offline)
 
 
 def diff(target: str, given: Given) -> int:
     """Print how a live interface differs from its file; returns 2 if it does, else 0."""
-    return _tell("diff", target, given)
+    return _print("diff", target, given)
 
 
-def _tell(verb: str, target: str, given: Given, *, is_offline: bool = False) -> int:
+def _print(verb: str, target: str, given: Given, *, is_offline: bool = False) -> int:
     options = verbs.options_of(given)
     if not is_offline:
         privilege.acquire()
@@ -47,7 +47,7 @@ def _tell(verb: str, target: str, given: Given, *, is_offline: bool = False) -> 
     if as_json:
         verbs.write(show.json_text(found))
     else:
-        _tell_text(found)
+        _print_text(found)
     return CHANGES if found.changes or found.restart else 0
 
 
@@ -65,7 +65,7 @@ def _made(verb: str, target: str, given: Given, options: Options, *, is_offline:
     )
 
 
-def _tell_text(plan: Plan) -> None:
+def _print_text(plan: Plan) -> None:
     for each in plan.notes:
         say(each)
     if plan.restart:

@@ -1,7 +1,7 @@
 """Plans the changes of up, down and reload, and finds how a live interface differs from its file.
 
-`up` and `down` run on a prospect, and the real host does not change. For `reload` the plan is the difference that
-it would apply. So a plan has the verb's own steps, in the same order and with the same lines.
+`up` and `down` run on a planned host, and the real host does not change. For `reload` the plan is the difference
+that it would apply. So a plan has the verb's own steps, in the same order and with the same lines.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from wgquick.device import DeviceConfig, PeerConfig
 from wgquick.errors import OperationError
 from wgquick.executor import down, ensuring, up
 from wgquick.executor.execution import Execution
-from wgquick.executor.prospect import Prospect
+from wgquick.executor.planned_host import PlannedHost
 from wgquick.executor.reloading import Reload, ReloadOptions
 from wgquick.lean import TYPE_CHECKING, NamedTuple, cast, contextmanager
 from wgquick.net import NO_KEY, AllowedIP, without_keys
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.device import Device, DevicePeer
     from wgquick.executor.execution import Batch
-    from wgquick.executor.prospect import PublicKeyOf
+    from wgquick.executor.planned_host import PublicKeyOf
     from wgquick.executor.reloading import Comparison
     from wgquick.net import PublicKey
     from wgquick.options import Options
@@ -93,7 +93,7 @@ class PlanInputs(NamedTuple):
 
 
 class AppliedStep(NamedTuple):
-    """A step that was applied to the prospect, with its commands; `hooked` is whether a hook ran before it."""
+    """A step that was applied to the planned host, with its commands; `hooked` is whether a hook ran before it."""
 
     step: Step | Undo
     text: tuple[str, ...]
@@ -111,7 +111,7 @@ def plan_up(settings: Settings, inputs: PlanInputs, reload_options: ReloadOption
         return _differing("up", settings, inputs, reload_options)
     with _dry_run(name, inputs) as run:
         up.bring_up(settings, run.host, inputs.options, run.say, execution=run.execution)
-        run.notes += (each.line for each in of_up.unknown(run.prospect.unresolved))
+        run.notes += (each.line for each in of_up.unknown(run.planned_host.unresolved))
         return Plan("up", name, tuple(run.changes(settings, inputs)), (), tuple(run.notes))
 
 
@@ -172,7 +172,7 @@ def _restarted(
     name = settings.name
     with _dry_run(name, inputs) as run:
         up.restart(settings, run.host, inputs.options, run.say, {}, execution=run.execution)
-        run.notes += (each.line for each in of_up.unknown(run.prospect.unresolved))
+        run.notes += (each.line for each in of_up.unknown(run.planned_host.unresolved))
         return Plan(verb, name, tuple(run.changes(settings, inputs)), reasons, (*notes, *run.notes))
 
 
@@ -184,7 +184,7 @@ def _in_memory() -> str | None:
 
 @contextmanager
 def _dry_run(name: str, inputs: PlanInputs) -> Iterator[DryRun]:
-    """A run on a prospect with a copy of the journals, which is deleted afterwards."""
+    """A run on a planned host with a copy of the journals, which is deleted afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="wgq-plan-", dir=_in_memory()))
     try:
         copy = directory / "journals"
@@ -193,19 +193,19 @@ def _dry_run(name: str, inputs: PlanInputs) -> Iterator[DryRun]:
         for each in there.iterdir() if inputs.host.journal_directory and there.is_dir() else ():
             if not each.name.endswith("lock") and each.is_file():
                 shutil.copy(each, copy)
-        run = DryRun(Prospect(inputs.host, name, str(copy), inputs.public_key_of))
-        run.prospect.starts_in(inputs.netns, run.say)
+        run = DryRun(PlannedHost(inputs.host, name, str(copy), inputs.public_key_of))
+        run.planned_host.starts_in(inputs.netns, run.say)
         yield run
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
 class DryRun:
-    """A run on a prospect: the applied steps, and the notes of the transcript."""
+    """A run on a planned host: the applied steps, and the notes of the transcript."""
 
-    def __init__(self, prospect: Prospect) -> None:
-        self.prospect = prospect
-        self.host = cast("Host", prospect)
+    def __init__(self, planned_host: PlannedHost) -> None:
+        self.planned_host = planned_host
+        self.host = cast("Host", planned_host)
         self.taken: list[AppliedStep] = []
         self.notes: list[Line] = []
         self._commands: list[str] = []
@@ -223,12 +223,12 @@ class DryRun:
         if isinstance(step, Note):  # its command belongs to the step after it
             return
         if self._commands:
-            self.taken.append(AppliedStep(step, tuple(self._commands), self.prospect.state.is_hooked))
+            self.taken.append(AppliedStep(step, tuple(self._commands), self.planned_host.state.is_hooked))
             self._commands.clear()
 
     def take_each(self, steps: Sequence[Step]) -> None:
         """Record the steps of a batch; each has printed one command."""
-        hooked = self.prospect.state.is_hooked
+        hooked = self.planned_host.state.is_hooked
         self.taken += [AppliedStep(step, (line,), hooked) for step, line in zip(steps, self._commands, strict=True)]
         self._commands.clear()
 
@@ -239,18 +239,18 @@ class DryRun:
         self._commands.clear()
 
     def execution(self, host: Host, options: Options, _say: Say, *more: Any, **named: Any) -> Execution:
-        """The object that applies the steps to the prospect."""
+        """The object that applies the steps to the planned host."""
         return _DryExecution(self, host, options, *more, **named)
 
     def changes(self, settings: Settings | None, inputs: PlanInputs) -> Iterator[Planned]:
         """The steps as changes."""
-        live = _live(self.prospect.state.name, inputs)
+        live = _live(self.planned_host.state.name, inputs)
         for taken in self.taken:
             yield _planned(taken, settings, inputs, live, self.host)
 
 
 class _DryExecution(Execution):
-    """Applies the steps to a prospect and records them."""
+    """Applies the steps to a planned host and records them."""
 
     def __init__(self, dry_run: DryRun, host: Host, options: Options, *more: Any, **named: Any) -> None:
         super().__init__(host, options, dry_run.say, *more, **named)
@@ -266,18 +266,18 @@ class _DryExecution(Execution):
 
     def run_hook(self, step: RunHook) -> None:
         """Run no hook, but record it: later values may depend on it."""
-        self._dry_run.prospect.state.is_hooked = True
+        self._dry_run.planned_host.state.is_hooked = True
 
     def undo_all(self, undos: Iterable[Undo]) -> list[str]:
         """Record the undos of existing state."""
         for undo in undos:
-            before = dict(self._dry_run.prospect.state.sysctl)
+            before = dict(self._dry_run.planned_host.state.sysctl)
             try:
                 undo.do(self)
             except OperationError:
                 continue
             self._print_all((undo,))
-            written = self._dry_run.prospect.state.sysctl
+            written = self._dry_run.planned_host.state.sysctl
             if isinstance(undo, ReleaseSysctl) and written != before:
                 self._dry_run.say(command(undo.command))
             self._dry_run.take(undo)

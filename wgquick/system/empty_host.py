@@ -113,7 +113,7 @@ class _Userspace:
 
 
 class EmptyHost:
-    """The part of wgquick.ports.Host that a prospect reads."""
+    """The part of wgquick.ports.Host that a PlannedHost reads."""
 
     is_contained = False
 

@@ -37,7 +37,7 @@ _FIREWALLD = "firewalld"
 _NETWORKD = "/run/systemd/netif/state"
 
 
-class Change(NamedTuple):
+class HostChange(NamedTuple):
     """A possible loss: `kind` is link, address, route, rule, firewall, or "all" after lost messages.
 
     `ifindex` is the link's, 0 if the change is about no link. `culprit` is the program that made it, "" if it is
@@ -72,9 +72,9 @@ class Monitor:
         """The descriptors that become readable when there is something to `read`."""
         return [each.fileno() for each in self._sockets]
 
-    def read(self) -> list[Change]:
+    def read(self) -> list[HostChange]:
         """The changes that have arrived, from at most a few hundred datagrams."""
-        found: dict[Change, None] = {}
+        found: dict[HostChange, None] = {}
         for each in self._sockets:
             for _ in range(_MOST):
                 try:
@@ -84,7 +84,7 @@ class Monitor:
                 except OSError as error:
                     if error.errno != ENOBUFS:
                         raise
-                    found[Change("all")] = None
+                    found[HostChange("all")] = None
                     continue
                 found |= dict.fromkeys(_changes(data, each.proto))
         return list(found)
@@ -133,7 +133,7 @@ def _opened(protocol: int, groups: int) -> socket.socket:
     return made
 
 
-def _changes(data: bytes, protocol: int) -> Iterator[Change]:
+def _changes(data: bytes, protocol: int) -> Iterator[HostChange]:
     at = 0
     while at + codec.HEADER.size <= len(data):
         length, kind, flags, _, port = codec.HEADER.unpack_from(data, at)
@@ -146,28 +146,28 @@ def _changes(data: bytes, protocol: int) -> Iterator[Change]:
         at += length + (-length % 4)
 
 
-def _change(kind: int, flags: int, body: bytes, port: int) -> Change | None:
+def _change(kind: int, flags: int, body: bytes, port: int) -> HostChange | None:
     if kind in (_NEW_LINK, _DELETED_LINK):
-        return Change("link", _IFINFO.unpack_from(body)[2])
+        return HostChange("link", _IFINFO.unpack_from(body)[2])
     if kind == _DELETED_ADDRESS:
-        return Change("address", _IFADDR.unpack_from(body)[4], _program(port))
+        return HostChange("address", _IFADDR.unpack_from(body)[4], _program(port))
     if kind == _DELETED_RULE:
-        return Change("rule", 0, _program(port))
+        return HostChange("rule", 0, _program(port))
     if kind == _NEW_ROUTE and flags & _REPLACED:
-        return Change("route", 0, _program(port))
+        return HostChange("route", 0, _program(port))
     if kind == _DELETED_ROUTE:
         output = codec.attributes(body, _ROUTE_HEADER).get(_OUTPUT_LINK)
-        return Change("route", codec.U32.unpack(output)[0] if output else 0, _program(port))
+        return HostChange("route", codec.U32.unpack(output)[0] if output else 0, _program(port))
     return None
 
 
-def _firewall(kind: int, body: bytes) -> Change | None:
+def _firewall(kind: int, body: bytes) -> HostChange | None:
     if kind != _GENERATION:
         return None
     attributes = codec.attributes(body, _NFGENMSG)
     process = int.from_bytes(attributes.get(_PROCESS, b""))
     name = attributes.get(_PROCESS_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
-    return Change("firewall", 0, "" if process == os.getpid() else name)
+    return HostChange("firewall", 0, "" if process == os.getpid() else name)
 
 
 def _is_running(program: str) -> bool:

@@ -75,7 +75,7 @@ _REMOVES = re.compile(r"\b(?:del|delete|flush|replace|change|destroy)\b|\s-[DFX]
 
 
 class HostChange(Protocol):
-    """A change of the host that the kernel reports: a `Change` of system/monitor.
+    """A change of the host that the kernel reports: the class of the same name in system/monitor.
 
     `kind` is one of KINDS, link, or all; `ifindex` is 0 without a link.
     """

@@ -297,7 +297,7 @@ class _Hooks(_Part):
         self._state.is_hooked = True
 
 
-class Prospect:
+class PlannedHost:
     """The host (wgquick.ports.Host). `directory` has a copy of the journals of `base`."""
 
     def __init__(self, base: Host, name: str, directory: str, public_key_of: PublicKeyOf) -> None:
