@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ import pytest
 from tests.namespaces import Namespace, host
 from tests.netns.tunnels import WGQ, config, write
 from tests.signals import terminate
-from tests.waiting import until
+from tests.waiting import stop, until
 from wgquick.errors import OperationError
 from wgquick.system.netlink import RtNetlink
 from wgquick.system.userspace import Candidate, Userspace, candidates
@@ -113,6 +114,21 @@ def test_down_then_up_at_once_works(machine: Namespace) -> None:
         RtNetlink().delete_link("wg0")
         userspace.await_exit("wg0")
     assert not list(Path("/run/wireguard").iterdir())
+
+
+def test_up_waits_for_the_daemon_of_a_deleted_link(machine: Namespace) -> None:
+    """A process on a busy machine may stand still for a while."""
+    write(machine, config())
+    machine.run([*WGQ, "up", "wg0"])
+    old = machine.process()
+    stop(old)
+    machine.run(["ip", "link", "delete", "wg0"])
+    resume = threading.Timer(1, os.kill, (old, signal.SIGCONT))
+    resume.start()
+    machine.run([*WGQ, "up", "wg0"])
+    resume.join()
+    assert machine.process() != old
+    machine.run([*WGQ, "down", "wg0"])
 
 
 def test_without_a_daemon_there_is_nothing_to_wait_for(machine: Namespace) -> None:
@@ -273,7 +289,7 @@ HANGING = """
 import socket, sys, time
 owner = socket.socket(socket.AF_UNIX)
 owner.bind("/run/wireguard/wg0.sock")
-owner.listen(0)
+owner.listen(1)
 waiting = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[1]))]
 for each in waiting:
     each.connect("/run/wireguard/wg0.sock")
@@ -282,7 +298,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize(("queued", "why"), [("0", "serves this interface"), ("1", "accepts no connections")])
+@pytest.mark.parametrize(("queued", "why"), [("0", "serves this interface"), ("2", "accepts no connections")])
 def test_a_hung_process_with_the_socket_is_reported_in_time(machine: Namespace, queued: str, why: str) -> None:
     owner = machine.popen([sys.executable, "-c", HANGING, queued], stdout=subprocess.PIPE)
     assert owner.stdout is not None

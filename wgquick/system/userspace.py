@@ -29,6 +29,7 @@ _TUN = "/dev/net/tun"
 _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, *ENDING_SIGNALS)  # the daemon must not ignore them
 _PATIENCE = 10.0
 _END_PATIENCE = 2.0
+_OLD_PATIENCE = 5.0  # seconds for the daemon of a link that was deleted just before
 _PAUSE = 0.001
 _ABANDONED = 0.5  # seconds; between bind(2) and listen(2) no process seems to have the socket
 _LONGEST_PAUSE = 0.1
@@ -96,6 +97,7 @@ class Userspace:
         path = program if "/" in program else programs.find(program)
         if path is None:
             raise OperationError(f"cannot run {program}: command not found", errno=errno.ENOENT)
+        self._outlasts(name, min(self._patience, _OLD_PATIENCE), _OLD_PATIENCE)
         log = os.memfd_create("userspace")
         try:
             _Start(path, name, time.monotonic() + self._patience, log).run(self._environ)
@@ -108,15 +110,23 @@ class Userspace:
         wireguard-go removes it some milliseconds after the link is gone; before that another daemon cannot start. A
         daemon that was killed leaves a dead socket, which is removed here.
         """
-        deadline = time.monotonic() + self._patience
-        while uapi.outlasts(name, _LONGEST_PAUSE):
+        if self._outlasts(name, self._patience, _LONGEST_PAUSE):
+            self._say(note(f"The daemon of {name} does not exit and still has {uapi.socket_path(name)}: kill it"))
+        else:
+            self.clear(name)
+
+    @staticmethod
+    def _outlasts(name: str, patience: float, pause: float) -> bool:
+        """Whether a process still has the control socket after `patience` seconds; connects after each `pause`.
+
+        A hung process accepts no connections, and its queue of them is short.
+        """
+        deadline = time.monotonic() + patience
+        while uapi.outlasts(name, min(pause, max(_PAUSE, deadline - time.monotonic()))):
             if time.monotonic() > deadline:
-                self._say(
-                    note(f"The daemon of {name} does not exit and still has {uapi.socket_path(name)}: kill it")
-                )
-                return
+                return True
             time.sleep(_PAUSE)
-        self.clear(name)
+        return False
 
     def clear(self, name: str) -> None:
         """Remove the control socket of a killed program; a socket that answers stays."""
