@@ -23,7 +23,7 @@ from wgquick.plan.desired import Desired
 from wgquick.plan.difference import Difference
 from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.file_lines import FileLines
-from wgquick.plan.given import given as given_by
+from wgquick.plan.file_peers import file_peers
 from wgquick.plan.planned import Plan
 from wgquick.plan.steps import ChangeDevice, SetDevice
 from wgquick.show import plan as show
@@ -88,7 +88,7 @@ def test_no_plan_of_a_reload_has_a_secret(before: str, after: str) -> None:
     (step,) = up.set_config(old, facts)
     assert isinstance(step, SetDevice)
     device = changed(Device("wg0"), step.config, public_key_of)
-    change = reload.change(new, new.fwmark, device, given_by(old, lambda _: ""), facts.resolved)
+    change = reload.change(new, new.fwmark, device, file_peers(old, lambda _: ""), facts.resolved)
     comparison = Comparison(Current("wg0", device=device), Desired(new, {}), Difference(), (), change)
     file_lines = FileLines("wg0.conf", document)
     planned = [

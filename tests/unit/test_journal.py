@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wgquick.executor.journal import Journal, others
 from wgquick.net import Rule
-from wgquick.plan.given import Given, recorded_given
+from wgquick.plan.file_peers import FilePeer, recorded_peers
 from wgquick.plan.steps import DeleteLink, DeleteRule, ReleaseSysctl, RemoveFirewall, RunHook, Step, Undo, UnsetDns
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ def test_a_journal_of_version_1_is_read(tmp_path: Path) -> None:
 def test_peers_are_read_in_the_form_of_any_version(tmp_path: Path) -> None:
     """Peers share all fields but the preshared key's hash now; before, each peer had its own."""
     first, second, third, fourth = (bytes([n]) * 32 for n in (1, 2, 3, 4))
-    one = Given("192.0.2.9:1", 25, True, True, "0a")
-    peers = {first: one, second: Given(), third: Given(), fourth: one._replace(preshared_key="0b")}
-    assert len(recorded_given(peers)) == 2
+    one = FilePeer("192.0.2.9:1", 25, True, True, "0a")
+    peers = {first: one, second: FilePeer(), third: FilePeer(), fourth: one._replace(preshared_key="0b")}
+    assert len(recorded_peers(peers)) == 2
     earlier = {key.hex(): list(given) for key, given in peers.items()}
-    for form in (recorded_given(peers), earlier):
+    for form in (recorded_peers(peers), earlier):
         (tmp_path / "wg0.journal").write_text(json.dumps({"peers": form}) + "\n")
         record = Journal(str(tmp_path), "wg0").read()
         assert record is not None

@@ -10,7 +10,7 @@ from wgquick.config.document import Document
 from wgquick.config.parser import parse
 from wgquick.device import Device, DeviceConfig, DevicePeer, PeerConfig
 from wgquick.net import AllowedIP, PublicKey, SecretKey, SocketAddress, pack_address
-from wgquick.plan import given, reload
+from wgquick.plan import file_peers, reload
 
 if TYPE_CHECKING:
     from wgquick.config.settings import Settings
@@ -41,7 +41,7 @@ def live(key: str, *ips: str, **fields: Any) -> DevicePeer:
 def both(now: str, device: Device, before: str | None, **more: Any) -> reload.DeviceChange:
     """The change to the file `now`, if `before` was the file at up; None means no journal."""
     wanted = settings(now)
-    earlier = None if before is None else given.given(settings(before), lambda _: "hash")
+    earlier = None if before is None else file_peers.file_peers(settings(before), lambda _: "hash")
     found = {e: SocketAddress(e.host, int(e.port)) for e in reload.endpoints(wanted, device, earlier)}
     return reload.change(wanted, wanted.fwmark, device, earlier, found, **more)
 

@@ -16,7 +16,7 @@ from wgquick.directory import opened
 from wgquick.errors import OperationError
 from wgquick.lean import TYPE_CHECKING, NamedTuple, dumps, loads, suppress
 from wgquick.net import without_keys
-from wgquick.plan.given import read_given
+from wgquick.plan.file_peers import read_peers
 from wgquick.plan.steps import RunHook, from_record, recorded
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wgquick.config.settings import Settings
-    from wgquick.plan.given import Earlier
+    from wgquick.plan.file_peers import FilePeers
     from wgquick.plan.steps import Step, Undo
 
 _SUFFIX = ".journal"
@@ -53,7 +53,7 @@ class Record(NamedTuple):
     hooks: tuple[RunHook, ...] = ()
     hidden_hooks: int = 0
     unread: int = 0
-    peers: Earlier | None = None
+    peers: FilePeers | None = None
     contained: bool = False
     since: int = 0
     applied: dict[str, Any] | None = None
@@ -327,11 +327,11 @@ def _extended(record: Record, entry: object) -> Record:
         case {"applied": None}:
             return record._replace(applied=None, intended=None)
         case {"applied": {"peers": peers} as applied}:
-            return record._replace(applied=applied, intended=None, peers=read_given(peers))
+            return record._replace(applied=applied, intended=None, peers=read_peers(peers))
         case {"intended": dict(intended)}:
             return record._replace(intended=intended)
         case {"peers": peers}:
-            return record._replace(peers=read_given(peers))
+            return record._replace(peers=read_peers(peers))
         case _:
             raise ValueError
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from wgquick.plan.applied import Applied, Known
     from wgquick.plan.current import Current
     from wgquick.plan.desired import Desired
-    from wgquick.plan.given import Earlier
+    from wgquick.plan.file_peers import FilePeers
     from wgquick.plan.reload import DeviceChange
     from wgquick.plan.steps import Step, Undo
     from wgquick.ports import Host
@@ -540,7 +540,7 @@ def with_one_guard(undos: tuple[Undo, ...]) -> tuple[Undo, ...]:
     return tuple(undo for undo in undos if not isinstance(undo, RemoveGuard) or undo is latest)
 
 
-def read_applied(raw: dict[str, Any] | None, peers: Earlier | None = None) -> Applied | None:
+def read_applied(raw: dict[str, Any] | None, peers: FilePeers | None = None) -> Applied | None:
     """The applied state; None if the journal does not have it or a later version wrote it."""
     if raw is not None:
         with suppress(ValueError, KeyError, TypeError):

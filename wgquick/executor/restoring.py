@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wgquick.executor.netns_records import NetnsRecord
     from wgquick.options import Options
     from wgquick.plan.applied import Applied, Known
-    from wgquick.plan.given import Earlier
+    from wgquick.plan.file_peers import FilePeers
     from wgquick.ports import Host
 
     Say = Callable[[str], None]
@@ -277,7 +277,7 @@ def _known(record: Record | None) -> Known:
     return reloading.known_by(record, applied, keep_foreign=False)
 
 
-def _given(record: Record | None) -> list[Earlier]:
+def _given(record: Record | None) -> list[FilePeers]:
     """The peers' settings of the trial's files."""
     if record is None:
         return []

@@ -13,7 +13,7 @@ from wgquick.lean import TYPE_CHECKING
 from wgquick.net import FIRST_TABLE, IPV6_MTU, Prefix
 from wgquick.plan.current import Current, LinkDns
 from wgquick.plan.facts import DesiredFacts, MtuFacts
-from wgquick.plan.given import merged
+from wgquick.plan.file_peers import merged
 from wgquick.plan.lost import CurrentExtras
 from wgquick.plan.steps import DeleteThrow, ForgetInbound, UnsetDns, parameter
 from wgquick.plan.traffic import last_guard

@@ -9,7 +9,7 @@ from wgquick.config import extras
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import FirewallRules, Prefix, address_text, pack_address
 from wgquick.plan.current import LinkDns
-from wgquick.plan.given import UNKNOWN, given, read_given, recorded_given
+from wgquick.plan.file_peers import UNKNOWN, file_peers, read_peers, recorded_peers
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Extras, Settings
     from wgquick.net import PublicKey
     from wgquick.plan.desired import Desired
-    from wgquick.plan.given import Earlier
+    from wgquick.plan.file_peers import FilePeers
     from wgquick.plan.steps import Step, Undo
 
     Digest = Callable[[bytes], str]
@@ -58,7 +58,7 @@ class Applied(NamedTuple):
     hashes of what the hooks set on the device in place of the file's values (`plan.reload.parts`).
     """
 
-    peers: Earlier
+    peers: FilePeers
     private_key: str = ""
     addresses: frozenset[Prefix] = frozenset()
     routes: frozenset[tuple[Prefix, int]] = frozenset()
@@ -85,7 +85,7 @@ class Known(NamedTuple):
     addresses: frozenset[Prefix] | None = None
     routes: frozenset[tuple[Prefix, int]] | None = None
     undos: tuple[Undo, ...] | None = None
-    earlier: Earlier | None = None
+    earlier: FilePeers | None = None
     hooked: frozenset[bytes] = frozenset()
     keep_foreign: bool = False
     dns: LinkDns = LinkDns("off")
@@ -104,7 +104,7 @@ class Known(NamedTuple):
 
 
 def known(
-    undos: tuple[Undo, ...], applied: Applied | None, intended: Applied | None, earlier: Earlier | None
+    undos: tuple[Undo, ...], applied: Applied | None, intended: Applied | None, earlier: FilePeers | None
 ) -> Known:
     """The content of a journal. After a killed reload the state is anywhere between `applied` and `intended`.
 
@@ -118,7 +118,7 @@ def known(
         frozenset[Prefix]().union(*(each.addresses for each in both)),
         frozenset[tuple[Prefix, int]]().union(*(each.routes for each in both)),
         undos,
-        _both_given(*(each.peers for each in both)),
+        _both_peers(*(each.peers for each in both)),
         newest.hooked,
         dns=newest.dns if len(both) == 1 else LinkDns("off"),
         firewall=newest.firewall if len(both) == 1 else (),
@@ -130,7 +130,7 @@ def known(
     )
 
 
-def _both_given(applied: Earlier, *intended: Earlier) -> Earlier:
+def _both_peers(applied: FilePeers, *intended: FilePeers) -> FilePeers:
     """The union of what two states set for each peer; an endpoint that differs is unknown."""
     found = dict(applied)
     for key, new in (each for peers in intended for each in peers.items()):
@@ -192,7 +192,7 @@ def of_desired(wanted: Desired, digest: Digest, hooked: frozenset[bytes]) -> App
 def _of_file(settings: Settings, digest: Digest, hooked: frozenset[bytes]) -> Applied:
     private_key = digest(settings.private_key.raw) if settings.private_key else ""
     return Applied(
-        given(settings, digest),
+        file_peers(settings, digest),
         private_key,
         has_automatic_mtu=settings.mtu is None,
         hooked=hooked,
@@ -207,7 +207,7 @@ def recorded(applied: Applied) -> dict[str, Any]:
     for (address, length), table in applied.routes:
         tables.setdefault(table, []).append(f"{address_text(address)}/{length}")
     return {
-        "peers": recorded_given(applied.peers),
+        "peers": recorded_peers(applied.peers),
         "private_key": applied.private_key,
         "addresses": " ".join(sorted(map(str, applied.addresses))),
         "routes": {str(table): " ".join(sorted(words)) for table, words in sorted(tables.items())},
@@ -231,7 +231,7 @@ def _recorded_rules(rules: FirewallRules) -> list[Any]:
     return [rules.kind, rules.family, [address.hex() for address in rules.addresses], rules.fwmark, rules.port]
 
 
-def from_record(record: dict[str, Any], peers: Earlier | None = None) -> Applied:
+def from_record(record: dict[str, Any], peers: FilePeers | None = None) -> Applied:
     """The state from the journal's form; ValueError, KeyError or TypeError if it is not valid.
 
     `peers` are the record's, if they are already parsed.
@@ -239,7 +239,7 @@ def from_record(record: dict[str, Any], peers: Earlier | None = None) -> Applied
     mtu, is_automatic = record["mtu"]
     mode, servers, search, full_tunnel = record["dns"]
     return Applied(
-        read_given(record["peers"]) if peers is None else peers,
+        read_peers(record["peers"]) if peers is None else peers,
         record["private_key"],
         frozenset(map(Prefix.parse, record["addresses"].split())),
         frozenset([(each, int(table)) for table, words in record["routes"].items() for each in _prefixes(words)]),

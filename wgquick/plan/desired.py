@@ -8,7 +8,7 @@ from wgquick.net import FirewallRules, Prefix
 from wgquick.plan import traffic, up
 from wgquick.plan.current import LinkDns
 from wgquick.plan.facts import DefaultFacts, RouteFacts
-from wgquick.plan.given import claimed, merged
+from wgquick.plan.file_peers import claimed, merged
 from wgquick.plan.steps import (
     AddAddress,
     AddFirewall,

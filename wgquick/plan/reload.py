@@ -11,7 +11,7 @@ from wgquick.config.keys import clamped
 from wgquick.device import DeviceConfig, DevicePeer, PeerConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import HIDDEN, NO_KEY, AllowedIP, PublicKey, SecretKey
-from wgquick.plan.given import UNKNOWN, Given, claimed, merged
+from wgquick.plan.file_peers import UNKNOWN, FilePeer, claimed, merged
 from wgquick.transcript import command
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from wgquick.config.settings import PeerSettings, Settings
     from wgquick.device import Device
     from wgquick.net import Endpoint, SocketAddress
-    from wgquick.plan.given import Earlier
+    from wgquick.plan.file_peers import FilePeers
     from wgquick.transcript import Line
 
-_NOTHING_GIVEN = Given()
-_ALL_GIVEN = Given(UNKNOWN, 0, True, True)
+_NOTHING_SET = FilePeer()
+_ALL_SET = FilePeer(UNKNOWN, 0, True, True)
 _SHOWN = 8  # networks in one line of the transcript
 THROW_AWAY = PublicKey(b"wgq takes these networks away: X")
 """A temporary peer that takes over the AllowedIPs that other peers lose, and is then removed.
@@ -50,7 +50,7 @@ class DeviceChange(NamedTuple):
     notes: tuple[str, ...]
 
 
-def endpoints(settings: Settings, device: Device, earlier: Earlier | None) -> tuple[Endpoint, ...]:
+def endpoints(settings: Settings, device: Device, earlier: FilePeers | None) -> tuple[Endpoint, ...]:
     """The endpoints to resolve: those of new peers, and those that the file has changed."""
     live = {peer.public_key: peer for peer in device.peers}
     named = ((key, peer) for key, peer in merged(settings).items() if peer.endpoint is not None)
@@ -58,7 +58,7 @@ def endpoints(settings: Settings, device: Device, earlier: Earlier | None) -> tu
     return tuple(dict.fromkeys(endpoint for endpoint in wanted if endpoint))
 
 
-def _moves(peer: PeerSettings, live: DevicePeer | None, earlier: Earlier | None) -> bool:
+def _moves(peer: PeerSettings, live: DevicePeer | None, earlier: FilePeers | None) -> bool:
     """Whether reload sets the peer's endpoint. A live endpoint may have roamed since up (wireguard(7))."""
     if peer.endpoint is None:
         return False
@@ -74,7 +74,7 @@ def change(
     settings: Settings,
     fwmark: int | None,
     device: Device,
-    earlier: Earlier | None,
+    earlier: FilePeers | None,
     resolved: Mapping[Endpoint, SocketAddress],
     *,
     hooked: Collection[bytes] = (),
@@ -90,7 +90,7 @@ def change(
     networks = _Networks(wanted, live, earlier)
     # Without a journal the device's values are the earlier file's, unless hooks may have set them.
     is_of_hooks = earlier is not None or bool(settings.pre_up or settings.post_up)
-    unknown = _NOTHING_GIVEN if is_of_hooks else _ALL_GIVEN
+    unknown = _NOTHING_SET if is_of_hooks else _ALL_SET
     changed = [
         _peer_change(peer, live.get(key), earlier, resolved, networks, unknown) for key, peer in wanted.items()
     ]
@@ -168,7 +168,7 @@ def _thrown_away(networks: tuple[AllowedIP, ...], *, is_left: bool) -> tuple[Pee
 class _IsRemoved(NamedTuple):
     """Whether a peer that the file lacks is removed, as in `wg syncconf`."""
 
-    earlier: Earlier | None
+    earlier: FilePeers | None
     hooked: Collection[bytes]
     keep_foreign: bool
 
@@ -179,7 +179,7 @@ class _IsRemoved(NamedTuple):
 
 
 def _notes(
-    wanted: Mapping[PublicKey, PeerSettings], live: Mapping[PublicKey, DevicePeer], earlier: Earlier | None
+    wanted: Mapping[PublicKey, PeerSettings], live: Mapping[PublicKey, DevicePeer], earlier: FilePeers | None
 ) -> Iterator[str]:
     for key, before in (earlier or {}).items():
         if not before.endpoint:
@@ -236,7 +236,7 @@ class _Networks:
     """The AllowedIPs of the peers for which they change; if two peers claim a network, the later one gets it."""
 
     def __init__(
-        self, wanted: dict[PublicKey, PeerSettings], live: dict[PublicKey, DevicePeer], earlier: Earlier | None
+        self, wanted: dict[PublicKey, PeerSettings], live: dict[PublicKey, DevicePeer], earlier: FilePeers | None
     ) -> None:
         claims = {key: claimed(peer, live.get(key), earlier) for key, peer in wanted.items()}
         self._claims = {
@@ -263,10 +263,10 @@ class _Networks:
 def _peer_change(
     peer: PeerSettings,
     live: DevicePeer | None,
-    earlier: Earlier | None,
+    earlier: FilePeers | None,
     resolved: Mapping[Endpoint, SocketAddress],
     networks: _Networks,
-    unknown: Given,
+    unknown: FilePeer,
 ) -> PeerConfig | None:
     """The changed attributes of one peer; None if there are none. `unknown` is for a peer that `earlier` lacks."""
     key = peer.public_key
@@ -281,7 +281,7 @@ def _peer_change(
     return PeerConfig(key, False, live is not None, preshared_key, endpoint, keepalive, False, allowed_ips)
 
 
-def _preshared_key(peer: PeerSettings, live: DevicePeer | None, before: Given) -> SecretKey | None:
+def _preshared_key(peer: PeerSettings, live: DevicePeer | None, before: FilePeer) -> SecretKey | None:
     """The file's key, or zeros if the file no longer has its key; a key that a hook set stays."""
     current = live.preshared_key if live else None
     if peer.preshared_key is not None:
@@ -289,7 +289,7 @@ def _preshared_key(peer: PeerSettings, live: DevicePeer | None, before: Given) -
     return NO_KEY if current is not None and before.has_preshared_key else None
 
 
-def _keepalive(peer: PeerSettings, live: DevicePeer | None, before: Given) -> int | None:
+def _keepalive(peer: PeerSettings, live: DevicePeer | None, before: FilePeer) -> int | None:
     """The file's interval, or 0 if the file no longer has one."""
     current = live.persistent_keepalive if live else 0
     wanted = peer.persistent_keepalive

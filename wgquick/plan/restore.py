@@ -13,7 +13,7 @@ from wgquick.net import NO_KEY, Endpoint, Prefix, Route, is_link_local
 from wgquick.plan import reload, traffic
 from wgquick.plan.desired import Desired
 from wgquick.plan.difference import Move, difference, owned_rules
-from wgquick.plan.given import UNKNOWN, Given
+from wgquick.plan.file_peers import UNKNOWN, FilePeer
 from wgquick.plan.steps import (
     AddRule,
     DeleteRule,
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from wgquick.plan.applied import Applied, Known
     from wgquick.plan.current import Current, LinkDns
     from wgquick.plan.facts import DesiredFacts
-    from wgquick.plan.given import Earlier
+    from wgquick.plan.file_peers import FilePeers
     from wgquick.plan.reload import DeviceChange
     from wgquick.plan.steps import Undo
 
-_OTHER_TEXT = Given(UNKNOWN, 0, True, True)  # differs from any endpoint, so that reload sets the endpoint
+_OTHER_TEXT = FilePeer(UNKNOWN, 0, True, True)  # differs from any endpoint, so that reload sets the endpoint
 _MARK_OFF = SetSysctl(SRC_VALID_MARK, "0", "0")
 
 
@@ -117,7 +117,7 @@ def moves(
     facts: DesiredFacts,
     known: Known,
     *,
-    given: tuple[Earlier, ...],
+    given: tuple[FilePeers, ...],
     file: Settings,
 ) -> tuple[Move, ...]:
     """The moves towards the earlier state. Several rounds may be needed, until there are none.
@@ -222,7 +222,9 @@ def _kind(address: bytes) -> tuple[int, bool]:
     return len(address), is_link_local(address)
 
 
-def _device_change(before: Wanted, device: Device, settings: Settings, given: Collection[Earlier]) -> DeviceChange:
+def _device_change(
+    before: Wanted, device: Device, settings: Settings, given: Collection[FilePeers]
+) -> DeviceChange:
     live = {peer.public_key: peer for peer in device.peers}
     had = {peer.public_key: peer for peer in before.device.peers}
     recreated = [key for key, peer in had.items() if key in live and _is_to_forget(peer, live[key], given)]
@@ -236,14 +238,14 @@ def _device_change(before: Wanted, device: Device, settings: Settings, given: Co
     return change._replace(first=change.first._replace(private_key=private_key, peers=peers), notes=())
 
 
-def _is_to_forget(had: DevicePeer, live: DevicePeer, given: Iterable[Earlier]) -> bool:
+def _is_to_forget(had: DevicePeer, live: DevicePeer, given: Iterable[FilePeers]) -> bool:
     """Whether the trial set the endpoint of a peer that had none. A device forgets it only with the peer."""
     key = had.public_key.raw
     is_set = any(new[key].endpoint for new in given if key in new)
     return had.endpoint is None and live.endpoint is not None and is_set
 
 
-def _earlier(had: DevicePeer, live: DevicePeer | None, before: Wanted, given: Iterable[Earlier]) -> Given:
+def _earlier(had: DevicePeer, live: DevicePeer | None, before: Wanted, given: Iterable[FilePeers]) -> FilePeer:
     """A peer's earlier settings, which make `reload.change` set an endpoint that the trial changed.
 
     An endpoint that has roamed since stays.

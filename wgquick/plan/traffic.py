@@ -12,7 +12,7 @@ from wgquick.config.grammar import mask
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Destination, Endpoint, Guard, Prefix, pack_address
-from wgquick.plan.given import merged
+from wgquick.plan.file_peers import merged
 from wgquick.plan.steps import AddThrow, KeepInbound, Note, RemoveGuard, SetGuard
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wgquick.net import NO_KEY, is_link_local
-from wgquick.plan.given import merged
+from wgquick.plan.file_peers import merged
 from wgquick.plan.steps import DeleteRule
 from wgquick.status.values import Drift
 

@@ -16,7 +16,7 @@ from wgquick.executor.journal import Journal, others
 from wgquick.executor.observe import rules
 from wgquick.executor.traffic import last_guard
 from wgquick.options import DIRECTORY
-from wgquick.plan.given import merged
+from wgquick.plan.file_peers import merged
 from wgquick.plan.steps import RemoveGuard, UnsetDns
 from wgquick.status import drift
 from wgquick.status.errors import is_being_tried, last_error
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wgquick.device import Device, DevicePeer
     from wgquick.executor.journal import Record
     from wgquick.net import Endpoint, Link, Prefix, PublicKey, SocketAddress
-    from wgquick.plan.given import Earlier
+    from wgquick.plan.file_peers import FilePeers
     from wgquick.ports import Host
     from wgquick.status.peers import Trend
 
@@ -308,7 +308,7 @@ class _Sources(NamedTuple):
     now: float
     link_up: bool
     wanted: Mapping[PublicKey, PeerSettings] | None
-    given: Earlier | None
+    given: FilePeers | None
     names: Mapping[str, str]
     trends: Mapping[bytes, Trend]
     counters: Diagnostics | None

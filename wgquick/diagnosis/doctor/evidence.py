@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.plan.given import merged
+from wgquick.plan.file_peers import merged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wgquick.net import AllowedIP, PublicKey
 
 
-class Given(NamedTuple):
+class FilePeer(NamedTuple):
     """What a file sets for a peer; `endpoint` is "" and `persistent_keepalive` None if it does not set them.
 
     `preshared_key` is a hash with a key of the journal; "" if the file has no preshared key or it is unknown.
@@ -30,25 +30,25 @@ class Given(NamedTuple):
 UNKNOWN = "?"
 """An endpoint that no file has."""
 
-Earlier = dict[bytes, Given]
+FilePeers = dict[bytes, FilePeer]
 """What the file set before, by public key."""
 
 
-def given(settings: Settings, digest: Callable[[bytes], str]) -> Earlier:
+def file_peers(settings: Settings, digest: Callable[[bytes], str]) -> FilePeers:
     """What a file sets for its peers, for comparison with a later file; `digest` hashes the secrets."""
-    return {key.raw: _given(peer, digest) for key, peer in merged(settings).items()}
+    return {key.raw: _file_peer(peer, digest) for key, peer in merged(settings).items()}
 
 
-def _given(peer: PeerSettings, digest: Callable[[bytes], str]) -> Given:
+def _file_peer(peer: PeerSettings, digest: Callable[[bytes], str]) -> FilePeer:
     endpoint = str(peer.endpoint) if peer.endpoint else ""
     key = peer.preshared_key
     hashed = digest(key.raw) if key is not None else ""
     fields = (endpoint, peer.persistent_keepalive, key is not None, bool(peer.allowed_ips), hashed)
-    return tuple.__new__(Given, fields)  # there may be 10,000
+    return tuple.__new__(FilePeer, fields)  # there may be 10,000
 
 
-def recorded_given(peers: Earlier) -> list[list[Any]]:
-    """The journal's form of `given`: the fields that peers share, and their keys and hashes, each as one text.
+def recorded_peers(peers: FilePeers) -> list[list[Any]]:
+    """The journal's form of `file_peers`: the fields that peers share, and their keys and hashes, each as one text.
 
     There may be 10,000 peers, most of which have the same fields but the hash.
     """
@@ -61,19 +61,19 @@ def recorded_given(peers: Earlier) -> list[list[Any]]:
     ]
 
 
-def read_given(recorded: object) -> Earlier:
+def read_peers(recorded: object) -> FilePeers:
     """Parses the journal's form, or that of earlier versions; ValueError or TypeError if it is not valid."""
-    found: Earlier = {}
+    found: FilePeers = {}
     new = tuple.__new__
     match recorded:
         case dict():
-            return {bytes.fromhex(key): Given(*fields) for key, fields in recorded.items()}
+            return {bytes.fromhex(key): FilePeer(*fields) for key, fields in recorded.items()}
         case list():
             for endpoint, keepalive, has_key, has_ips, text, hashes in recorded:
                 keys = bytes.fromhex(text)
                 each = [keys[at : at + KEY_LENGTH] for at in range(0, len(keys), KEY_LENGTH)]
                 found |= {
-                    key: new(Given, (endpoint, keepalive, has_key, has_ips, hashed))
+                    key: new(FilePeer, (endpoint, keepalive, has_key, has_ips, hashed))
                     for key, hashed in zip(each, str.split(hashes, " "), strict=True)
                 }
             return found
@@ -119,7 +119,7 @@ def _joined(earlier: PeerSettings, peer: PeerSettings) -> PeerSettings:
 
 
 def claimed(
-    peer: PeerSettings, live: DevicePeer | None = None, earlier: Earlier | None = None
+    peer: PeerSettings, live: DevicePeer | None = None, earlier: FilePeers | None = None
 ) -> tuple[AllowedIP, ...]:
     """The networks that a peer claims: the file's; the device's if the file sets none and never did."""
     keeps = not peer.replace_allowed_ips
