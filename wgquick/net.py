@@ -9,7 +9,7 @@ from __future__ import annotations
 import binascii
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from wgquick.lean import TYPE_CHECKING, NamedTuple, Pattern
+from wgquick.lean import TYPE_CHECKING, NamedTuple, Pattern, Protocol
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -182,6 +182,30 @@ class Prefix(NamedTuple):
 
     def __str__(self) -> str:
         return f"{address_text(self.address)}/{self.length}"
+
+
+class Network(Protocol):
+    """What has an address and a prefix length, such as Prefix and AllowedIP."""
+
+    @property
+    def address(self) -> bytes: ...
+
+    @property
+    def length(self) -> int: ...
+
+
+def head(address: bytes, length: int) -> int:
+    """The first `length` bits of an address as a number."""
+    return int.from_bytes(address, "big") >> (len(address) * 8 - length)
+
+
+def contains(network: Network, other: Network) -> bool:
+    """Whether every address of `other` is in `network`."""
+    return (
+        len(network.address) == len(other.address)
+        and network.length <= other.length
+        and head(network.address, network.length) == head(other.address, network.length)
+    )
 
 
 class AllowedIP(NamedTuple):

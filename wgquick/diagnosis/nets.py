@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix, pack_address
+from wgquick.net import contains as contains
+from wgquick.net import head as head
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wgquick.config.settings import Address
-    from wgquick.net import AllowedIP
-
-    Network = Prefix | AllowedIP | Address
+    from wgquick.net import Network as Network
 
 LINK_LOCAL = {4: Prefix.parse("169.254.0.0/16"), 6: Prefix.parse("fe80::/10")}
 _PRIVATE = [
@@ -25,20 +24,6 @@ _ON_LINK = (LINK_LOCAL[6], Prefix.parse("127.0.0.0/8"), Prefix.parse("::1/128"))
 def bits(address: bytes) -> int:
     """The width of a packed address: 32 or 128."""
     return len(address) * 8
-
-
-def head(address: bytes, length: int) -> int:
-    """The first `length` bits of an address as a number."""
-    return int.from_bytes(address, "big") >> (bits(address) - length)
-
-
-def contains(network: Network, other: Network) -> bool:
-    """Whether every address of `other` lies in `network`."""
-    return (
-        len(network.address) == len(other.address)
-        and network.length <= other.length
-        and head(network.address, network.length) == head(other.address, network.length)
-    )
 
 
 def overlap(one: Network, two: Network) -> bool:

@@ -8,7 +8,7 @@ from wgquick.errors import SignalError
 from wgquick.executor import udp_port
 from wgquick.executor.journal import others
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import QUERY_MARK, TUNNELS, Prefix, SocketAddress
+from wgquick.net import QUERY_MARK, TUNNELS, Prefix, SocketAddress, contains
 from wgquick.plan import traffic as plan
 from wgquick.plan.facts import EndpointFacts
 from wgquick.plan.steps import Note, RemoveGuard, SetGuard
@@ -193,6 +193,6 @@ def lans(name: str, host: Host) -> tuple[Prefix, ...]:
             continue
         for address in host.rtnl.addresses(link.name):
             network = Prefix(mask(address.address, address.length), address.length)
-            if any(plan.lies_in(network, private) for private in _PRIVATE):
+            if any(contains(private, network) for private in _PRIVATE):
                 found[network] = None
     return tuple(found)

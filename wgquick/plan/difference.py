@@ -190,16 +190,16 @@ class _Guard:
         servers = tuple(dict.fromkeys((*before.servers, *after.servers)))
         during = after._replace(endpoints=sockets, servers=servers)
         is_renamed = (before.mark, before.port) != (after.mark, after.port)
-        if is_renamed or not _lies_in(before, during):
+        if is_renamed or not _is_within(before, during):
             during = during._replace(also=(before._replace(endpoints=sockets),))
         self._before, self._after = SetGuard(now.name, before, allowed), SetGuard(now.name, after, last)
         self._during = SetGuard(now.name, during, both)
         is_unknown = known.is_unfinished or known.extras is None
         moves = any(peer.endpoint is not None for peer in change.first.peers)
-        opens = is_renamed or not _lies_in(after._replace(endpoints=before.endpoints), before)
+        opens = is_renamed or not _is_within(after._replace(endpoints=before.endpoints), before)
         opens = opens or (moves and (is_unknown or set(sockets) != set(before.endpoints)))
         is_removed = self._is_set and facts.extras is not None and not facts.extras.guarded
-        if not self._is_set and _are_equal(during, after._replace(endpoints=sockets)) and _lies_in(during, after):
+        if not self._is_set and _are_equal(during, after._replace(endpoints=sockets)) and _is_within(during, after):
             self._during = self._after
         elif is_removed and not opens:
             self._during = self._before
@@ -232,7 +232,7 @@ def _sets(guard: Guard) -> tuple[frozenset[object], ...]:
     return frozenset(guard.endpoints), frozenset(guard.networks), frozenset(guard.servers)
 
 
-def _lies_in(one: Guard, other: Guard) -> bool:
+def _is_within(one: Guard, other: Guard) -> bool:
     """Whether a kill switch allows nothing that another one with the same mark and port does not."""
     return one.inbound <= other.inbound and all(a <= b for a, b in zip(_sets(one), _sets(other), strict=True))
 

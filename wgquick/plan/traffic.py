@@ -8,10 +8,9 @@
 
 from __future__ import annotations
 
-from wgquick.config.grammar import mask
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import Destination, Endpoint, Guard, Prefix, pack_address
+from wgquick.net import Destination, Endpoint, Guard, Prefix, contains, pack_address
 from wgquick.plan.file_peers import merged
 from wgquick.plan.steps import AddThrow, KeepInbound, Note, RemoveGuard, SetGuard
 
@@ -218,15 +217,6 @@ def without_nested(networks: Iterable[Prefix]) -> tuple[Prefix, ...]:
     ordered = sorted(dict.fromkeys(networks), key=lambda network: network.length)
     largest: list[Prefix] = []
     for network in ordered:
-        if not any(lies_in(network, other) for other in largest):
+        if not any(contains(other, network) for other in largest):
             largest.append(network)
     return tuple(largest)
-
-
-def lies_in(network: Prefix, other: Prefix) -> bool:
-    """Whether a network lies in another, or is that network."""
-    return (
-        network.family == other.family
-        and network.length >= other.length
-        and mask(network.address, other.length) == other.address
-    )
