@@ -20,7 +20,7 @@ from wgquick.errors import OperationError
 from wgquick.lean import contextmanager, suppress
 from wgquick.net import family_of, pack_address
 from wgquick.observations import Arrivals, Echo, Foreign, LinkState, Neighbour, Rulesets, Way
-from wgquick.system import arp
+from wgquick.system import arp, icmp
 from wgquick.system.capture import Capture
 from wgquick.system.path_mtu import path_mtu
 from wgquick.system.programs import find, output
@@ -58,8 +58,6 @@ _PMTUDISC_PROBE = 3  # IP_PMTUDISC_PROBE, IPV6_PMTUDISC_PROBE: do not fragment, 
 _MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IP_HEADER = {4: 20, 6: 40}
-_ICMP_HEADER = 8
-_ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
 _ERRORS = {4: {3: "unreachable", 11: "time-exceeded"}, 6: {1: "unreachable", 3: "time-exceeded"}}
 _NO_HOST = {4: (3, 1), 6: (1, 3)}  # the type and code of the error for an address that no host has
 _HOPS = (1, 2, 3, 4, 5, 6, 64)
@@ -331,7 +329,7 @@ class Tap:
         elif packet[0] >> 4 == 6 and len(packet) > 40:
             source, target = (socket.inet_ntop(socket.AF_INET6, packet[at : at + 16]) for at in (8, 24))
             kind = packet[40] if packet[6] == 58 else -1
-            self._add(source, target, is_reply=kind == _ECHO[6][1], is_out=is_out)
+            self._add(source, target, is_reply=kind == icmp.REPLY[6], is_out=is_out)
         else:
             return
         version = packet[0] >> 4
@@ -557,12 +555,9 @@ class Prober:
         """Send a request with the next sequence number; returns the errno, 0 if it was sent."""
         family = family_of(pack_address(address))
         self._sequence += 1
-        data = bytes(max(size - _IP_HEADER[family] - _ICMP_HEADER, 16))
-        head = struct.pack("!BBHHH", _ECHO[family][0], 0, 0, self._id, self._sequence)
-        if family == 4:  # the kernel sets the checksum of ICMPv6
-            head = struct.pack("!BBHHH", _ECHO[4][0], 0, _checksum(head + data), self._id, self._sequence)
+        data = bytes(max(size - _IP_HEADER[family] - icmp.HEADER.size, 16))
         try:
-            echoes[family].sendto(head + data, (address, 0))
+            echoes[family].sendto(icmp.echo_request(family, self._id, self._sequence, data), (address, 0))
         except OSError as refusal:
             return refusal.errno or errno.EIO
         return 0
@@ -576,8 +571,8 @@ class Prober:
                 return None
             start = (data[0] & 15) * 4 if family == 4 else 0
             if len(data) >= start + 8:
-                kind, _, _, identifier, sequence = struct.unpack_from("!BBHHH", data, start)
-                if kind == _ECHO[family][1] and identifier == self._id:
+                kind, _, _, identifier, sequence = icmp.HEADER.unpack_from(data, start)
+                if kind == icmp.REPLY[family] and identifier == self._id:
                     return str(source[0]).partition("%")[0], sequence
 
     def _others(self, address: str) -> dict[socket.socket, tuple[str, str]]:
@@ -649,12 +644,3 @@ def _has_come_back(probe: socket.socket) -> bool:
             probe.recv(1)
         return False
     return code in (0, errno.ECONNREFUSED)
-
-
-def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071) of an even number of bytes."""
-    data += bytes(len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF

@@ -17,6 +17,7 @@ from errno import EMSGSIZE
 
 from wgquick.errors import OperationError
 from wgquick.observations import PathMtu
+from wgquick.system.icmp import HEADER, REPLY, echo_request
 
 _SIZES = {
     4: (576, 1000, 1200, 1280, 1340, 1360, 1380, 1400, 1420, 1440, 1460, 1472, 1480, 1492, 1500),
@@ -24,8 +25,7 @@ _SIZES = {
 }
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PROTOCOLS = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
-_IP_HEADER, _ICMP_HEADER = {4: 20, 6: 40}, 8
-_REQUEST, _REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
+_IP_HEADER = {4: 20, 6: 40}  # bytes
 # IP_MTU_DISCOVER, IP_RECVERR; IPV6_MTU_DISCOVER, IPV6_RECVERR
 _OPTIONS = {4: (socket.IPPROTO_IP, 10, 11), 6: (socket.IPPROTO_IPV6, 23, 25)}
 _PROBE = 3
@@ -117,11 +117,11 @@ class _State:
             except OSError:  # an error that is in the error queue too
                 continue
             start = (packet[0] & 15) * 4 if self._version == 4 else 0
-            if len(packet) < start + _ICMP_HEADER:
+            if len(packet) < start + HEADER.size:
                 continue
-            kind, _, _, identifier, sequence = struct.unpack_from("!BBHHH", packet, start)
+            kind, _, _, identifier, sequence = HEADER.unpack_from(packet, start)
             sizes = _SIZES[self._version]
-            if (kind, identifier) == (_REPLY[self._version], self._identifier) and sequence < len(sizes):
+            if (kind, identifier) == (REPLY[self._version], self._identifier) and sequence < len(sizes):
                 self.answered.add(sizes[sequence])
 
     def result(self) -> PathMtu:
@@ -132,13 +132,5 @@ class _State:
 
 
 def _request(version: int, identifier: int, sequence: int, size: int) -> bytes:
-    """An echo request that makes an IP packet of that size; the kernel makes the checksum of ICMPv6."""
-    body = bytes(size - _IP_HEADER[version] - _ICMP_HEADER)
-    head = struct.pack("!BBHHH", _REQUEST[version], 0, 0, identifier, sequence)
-    return struct.pack("!BBHHH", head[0], 0, _checksum(head), identifier, sequence) + body
-
-
-def _checksum(header: bytes) -> int:
-    """The checksum of a message with a body of zeros (RFC 1071)."""
-    total: int = sum(struct.unpack(f"!{len(header) // 2}H", header))
-    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    """An echo request that makes an IP packet of that size."""
+    return echo_request(version, identifier, sequence, bytes(size - _IP_HEADER[version] - HEADER.size))

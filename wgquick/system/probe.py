@@ -6,12 +6,12 @@ import ctypes
 import os
 import socket
 from contextlib import contextmanager, suppress
-from struct import pack
 from typing import TYPE_CHECKING
 
 from wgquick.net import address_text
 from wgquick.routing import ICMP, ICMPV6, TCP, UDP, Probe
 from wgquick.system.firewall.nft_trace import Tracer
+from wgquick.system.icmp import echo_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +22,6 @@ SECONDS = 1.0
 """Seconds to wait for replies."""
 LONGEST = 6.0
 """Seconds to wait for the outer packet: a pending handshake is retried after five seconds."""
-_ECHO_REQUEST = {4: 8, 6: 128}
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -89,17 +88,4 @@ def _send(opened: socket.socket, query: Query) -> int:
 
 
 def _echo(family: int) -> bytes:
-    """An ICMP echo request; the kernel sets the checksum of ICMPv6."""
-    number = os.getpid() & 0xFFFF
-    body = pack(">BBHHH", _ECHO_REQUEST[family], 0, 0, number, 1) + b"wgq trace"
-    if family == 6:
-        return body
-    return body[:2] + pack(">H", _checksum(body)) + body[4:]
-
-
-def _checksum(data: bytes) -> int:
-    padded = data + bytes(len(data) % 2)
-    total = sum(int.from_bytes(padded[at : at + 2], "big") for at in range(0, len(padded), 2))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return echo_request(family, os.getpid() & 0xFFFF, 1, b"wgq trace")

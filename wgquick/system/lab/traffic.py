@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-import struct
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from wgquick.lean import suppress
 from wgquick.rehearsal import TCP_PORT, Reach
+from wgquick.system.icmp import HEADER, REPLY, echo_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,6 @@ _PATIENCE = 9.0  # seconds for the first answer; a lost handshake message is sen
 _LATER = 3.0  # seconds for each later answer
 _PAUSE = 0.2
 _HEADERS: dict[int, int] = {socket.AF_INET: 28, socket.AF_INET6: 48}
-_ECHO: dict[int, tuple[int, int]] = {socket.AF_INET: (8, 0), socket.AF_INET6: (128, 129)}
 _SMALL = 84
 _DATA = os.urandom(16384)
 _CHUNK = 65536
@@ -73,7 +72,7 @@ def _ping(probe: Probe, family: int, number: int, size: int, patience: float) ->
 
 def _echo(probe: Probe, family: int, number: int, length: int) -> bool:
     protocol = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
-    request, reply = _ECHO[family]
+    version = 6 if family == socket.AF_INET6 else 4
     payload = os.urandom(length)
     with socket.socket(family, socket.SOCK_RAW, protocol) as raw:
         if family == socket.AF_INET6:
@@ -84,32 +83,15 @@ def _echo(probe: Probe, family: int, number: int, length: int) -> bool:
         if probe.source:
             raw.bind((probe.source, 0))
         raw.connect((probe.address, 0))
-        raw.send(_message(request, number & 0xFFFF, payload, checked=family == socket.AF_INET))
+        raw.send(echo_request(version, number & 0xFFFF, 1, payload))
         deadline = time.monotonic() + _PAUSE
         while (left := deadline - time.monotonic()) > 0:
             raw.settimeout(left)
             packet = raw.recv(_CHUNK)
             start = (packet[0] & 15) * 4 if family == socket.AF_INET else 0
-            if packet[start] == reply and packet[start + 8 :] == payload:
+            if packet[start] == REPLY[version] and packet[start + HEADER.size :] == payload:
                 return True
     return False
-
-
-def _message(kind: int, number: int, payload: bytes, *, checked: bool) -> bytes:
-    """An echo request; the kernel sets the checksum of ICMPv6."""
-    head = struct.pack("!BBHHH", kind, 0, 0, number, 1)
-    if not checked:
-        return head + payload
-    return struct.pack("!BBHHH", kind, 0, _checksum(head + payload), number, 1) + payload
-
-
-def _checksum(data: bytes) -> int:
-    """RFC 1071."""
-    data += b"\0" * (len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def _exchange(probe: Probe, family: int) -> bool:
