@@ -1,4 +1,4 @@
-"""The facts observed on the host, as data: the planners' only knowledge of the machine."""
+"""What a stage of up, down or reload needs to know of the host, beside the current state (`plan.current`)."""
 
 from __future__ import annotations
 
