@@ -12,7 +12,7 @@ from tests.faults.matrix import FAULTS, HEALTHY
 from tests.keys import secret
 from wgquick.diagnosis.doctor.cause import Cause
 from wgquick.diagnosis.doctor.codes import CODES, explains
-from wgquick.diagnosis.doctor.fate import by, fate
+from wgquick.diagnosis.doctor.firewall_verdict import by, firewall_verdict
 from wgquick.diagnosis.doctor.inside import unfragmented
 from wgquick.diagnosis.doctor.judge import ordered
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
@@ -173,7 +173,7 @@ COMMIT
 def test_iptables_rules_are_read_as_the_kernel_reads_them(
     packet: Packet, course: tuple[str, ...], is_certain: bool, where: str
 ) -> None:
-    found = fate(Rulesets(legacy4=SAVED), packet, course)
+    found = firewall_verdict(Rulesets(legacy4=SAVED), packet, course)
     assert (found.is_dropped, found.is_certain, found.where) == (bool(where), is_certain, where)
 
 
@@ -194,9 +194,9 @@ def test_iptables_extensions_are_read_from_its_own_text() -> None:
                   "expr": [{"xt": {"type": "match", "name": "conntrack"}}, {"accept": None}]}},
     ]})  # fmt: skip
     saved = "*filter\n:INPUT DROP [0:0]\n-A INPUT -m conntrack --ctstate NEW -j ACCEPT\nCOMMIT\n"
-    assert not fate(Rulesets(nft, compat4=saved), PACKET, ARRIVING).is_dropped
-    assert fate(Rulesets(nft), PACKET, ARRIVING).is_dropped
-    assert not fate(Rulesets(nft), PACKET, ARRIVING).is_certain
+    assert not firewall_verdict(Rulesets(nft, compat4=saved), PACKET, ARRIVING).is_dropped
+    assert firewall_verdict(Rulesets(nft), PACKET, ARRIVING).is_dropped
+    assert not firewall_verdict(Rulesets(nft), PACKET, ARRIVING).is_certain
 
 
 def test_the_advised_mtu_needs_no_fragments() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.config.grammar import mask
 from wgquick.diagnosis import codes, hook_rules, nets, remedies
-from wgquick.diagnosis.doctor.fate import fate
+from wgquick.diagnosis.doctor.firewall_verdict import firewall_verdict
 from wgquick.diagnosis.doctor.gather import Names
 from wgquick.diagnosis.doctor.packet import ARRIVING, Packet
 from wgquick.diagnosis.finding import INFO, Finding
@@ -284,7 +284,7 @@ def _input(source: Source, live: Live) -> Iterator[Finding]:
     links = [link.name for link in live.links if link.name not in ("lo", source.interface) and link.is_up]
     for link in links[:1]:
         packet = Packet(input_link=link, protocol="udp", destination_port=settings.listen_port)
-        found = fate(live.rulesets, packet, ARRIVING)
+        found = firewall_verdict(live.rulesets, packet, ARRIVING)
         if not (found.is_dropped and found.is_certain):
             return
         what = f"this host's firewall drops UDP to port {settings.listen_port}: {found.where}"

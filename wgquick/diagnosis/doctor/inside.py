@@ -8,7 +8,7 @@ from os import strerror
 from wgquick.device import SESSION_AGE
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.comparison import cause, listed, two_hosts
-from wgquick.diagnosis.doctor.fate import by, fate, translations
+from wgquick.diagnosis.doctor.firewall_verdict import by, firewall_verdict, translations
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, PASSING, Packet
 from wgquick.diagnosis.finding import CERTAIN, ERROR, INFO, LIKELY, POSSIBLE, WARNING
 from wgquick.diagnosis.hooks import commands
@@ -369,7 +369,7 @@ def _forward_blocked(evidence: Evidence, family: int, seen: list[tuple[str, str]
     packet = Packet(family, evidence.name, out, source, target, protocol="tcp", destination_port=443)
     answer = Packet(family, out, evidence.name, target, source, "tcp", 443, state="established")
     for each, what in ((packet, "from"), (answer, "to")):
-        found = fate(evidence.rulesets, each, PASSING)
+        found = firewall_verdict(evidence.rulesets, each, PASSING)
         if not found.is_dropped or not (found.is_certain or seen):
             continue
         facts = [f"{one} sends to {other} through this host" for one, other in seen[:2]]

@@ -10,7 +10,7 @@ from wgquick.device import SESSION_AGE
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.doctor.comparison import cause, listed, other_preshared_key, unresolved
 from wgquick.diagnosis.doctor.evidence import dials
-from wgquick.diagnosis.doctor.fate import by, fate
+from wgquick.diagnosis.doctor.firewall_verdict import by, firewall_verdict
 from wgquick.diagnosis.doctor.inside import rp_filter
 from wgquick.diagnosis.doctor.packet import ARRIVING, INTO_BRIDGE, LEAVING, OUT_OF_BRIDGE, Packet
 from wgquick.diagnosis.finding import CERTAIN, LIKELY, POSSIBLE, WARNING
@@ -79,7 +79,7 @@ def _closed_port(
     if not callers or not port or not evidence.uplink:
         return
     packet = Packet(4, evidence.uplink, protocol="udp", destination_port=port)
-    found = fate(evidence.rulesets, packet, ARRIVING)
+    found = firewall_verdict(evidence.rulesets, packet, ARRIVING)
     if found.is_dropped and found.is_certain:
         message = f"this host's firewall drops packets to UDP port {port}: {found.where}"
         facts = (f"peers without an Endpoint here ({len(callers)}) have to connect to this port",)

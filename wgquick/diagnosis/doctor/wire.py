@@ -6,7 +6,7 @@ from wgquick.device import SESSION_AGE
 from wgquick.diagnosis.counter_signs import RECENT
 from wgquick.diagnosis.doctor.comparison import cause, other_preshared_key, two_hosts
 from wgquick.diagnosis.doctor.evidence import dials
-from wgquick.diagnosis.doctor.fate import by, fate
+from wgquick.diagnosis.doctor.firewall_verdict import by, firewall_verdict
 from wgquick.diagnosis.doctor.outside import other_addresses
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
 from wgquick.diagnosis.finding import CERTAIN, ERROR, INFO, LIKELY, POSSIBLE, WARNING
@@ -53,7 +53,7 @@ def _dropped_data(evidence: Evidence) -> Iterator[Cause]:
             continue
         port = evidence.listen_port
         packet = Packet(source.family, sender.link, "", source.address, "", "udp", source.port, port, "established")
-        found = fate(evidence.rulesets, packet, ARRIVING)
+        found = firewall_verdict(evidence.rulesets, packet, ARRIVING)
         is_known = found.is_dropped and found.is_certain
         has_session = evidence.now - watched.before.last_handshake < SESSION_AGE and sender.times > _FEW
         may_drop = bool(found.is_dropped or found.suspect)

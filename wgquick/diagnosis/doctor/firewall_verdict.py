@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wgquick.observations import Rulesets
 
 
-def fate(rulesets: Rulesets | None, packet: Packet, course: Sequence[str]) -> Verdict:
+def firewall_verdict(rulesets: Rulesets | None, packet: Packet, course: Sequence[str]) -> Verdict:
     """The first verdict that drops the packet at the hooks in `course`; else a verdict that does not drop it."""
     is_certain, suspect = True, ""
     for hook in course:
@@ -26,7 +26,7 @@ def fate(rulesets: Rulesets | None, packet: Packet, course: Sequence[str]) -> Ve
 
 def by(rulesets: Rulesets | None, packet: Packet, course: Sequence[str]) -> str:
     """The rule or policy that drops a packet, as `, by ...`; "" if the rulesets do not show it."""
-    found = fate(rulesets, packet, course)
+    found = firewall_verdict(rulesets, packet, course)
     if found.is_dropped:
         return f", by {found.where}"
     return f", probably by {found.suspect}" if found.suspect else ""
