@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wgquick.config.document import Document
+from wgquick.config.keys import KEYS
 from wgquick.config.parser import examine
 
 KEY = "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
@@ -248,3 +249,14 @@ def test_a_here_document_belongs_to_its_hook() -> None:
 )
 def test_the_remedy_for_an_odd_character_leads_to_a_valid_line(line: str, remedy: str) -> None:
     assert remedies(f"[Interface]\n{line}\n") == [remedy]
+
+
+@pytest.mark.parametrize("section", ["[Interface]", "[Peer]"])
+def test_a_key_in_any_place_is_in_no_field_of_a_fault(section: str) -> None:
+    values = ("{}", "'{}'", "{}:51820", "[{}]:1", "{}/24", "10.0.0.1, {}", "x{}", "{}x", "1.2.3.4/{}", "vpn:{}")
+    forms = [KEY[:20], KEY[:-1], " ".join(KEY), *(value.format(KEY) for value in values)]
+    for name in (*KEYS, "Other"):
+        for form in forms:
+            for line in (f"{name} = {form}", f"{form} = {name}", f"{name} {form}"):
+                report = examine(Document.parse(f"{section}\n{line}\n".encode()), "wg0")
+                assert KEY[2:16] not in repr((report.faults, report.warnings)).replace(" ", ""), line
