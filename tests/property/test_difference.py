@@ -256,11 +256,11 @@ def by_difference(file: Settings, state: HostState, options: Options) -> Changes
         journal.identify(TUNNEL.ifindex)
         journal.apply(applied.recorded(applied.Applied({}, extras=Extras())))
         journal.complete(True)
-        said: list[str] = []
+        printed: list[str] = []
         host = cast("ports.Host", Machine(state, journals))
-        comparison = Reload(file, host, options, ReloadOptions(force=True), said.append).compare()
+        comparison = Reload(file, host, options, ReloadOptions(force=True), printed.append).compare()
     assert comparison.difference.restart == ()
-    return of_steps([move.step for move in comparison.difference.moves], [*said, *comparison.notes])
+    return of_steps([move.step for move in comparison.difference.moves], [*printed, *comparison.notes])
 
 
 def one_of(*lines: str) -> st.SearchStrategy[str]:

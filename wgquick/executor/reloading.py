@@ -240,8 +240,8 @@ class Reload:
         found = difference(aim, now, self._known, change, facts, endpoints)
         comes = guard is None and self._settings.extras.kill_switch
         blocked = traffic.blocked(self._name, self._host) if comes else ()
-        said = tuple(each.line for each in (*ignored, *blocked, *notes(change, aim, now)))
-        return Comparison(now, aim, found, said, change)
+        lines = tuple(each.line for each in (*ignored, *blocked, *notes(change, aim, now)))
+        return Comparison(now, aim, found, lines, change)
 
     def _without_itself(self, device: Device) -> tuple[Note, ...]:
         """Remove the peer with the interface's own key from the settings, as up does; returns the notes for it.
@@ -335,10 +335,10 @@ class Reload:
             except (SignalError, KeyboardInterrupt):  # repeat; further signals are ignored
                 self._roll_back(run, made, comparison.now)
             raise
-        said = (*comparison.notes, *self._loops(comparison, made))
-        for each in said:
+        lines = (*comparison.notes, *self._loops(comparison, made))
+        for each in lines:
             self._say(each)
-        return Outcome(tuple(made), (), said)
+        return Outcome(tuple(made), (), lines)
 
     def _loops(self, comparison: Comparison, made: Sequence[Move]) -> Iterator[Line]:
         """The notes for endpoints that are routed into the tunnel itself, of those that the moves concern."""
