@@ -28,7 +28,7 @@ _ONCE_PATIENCE = 10.0
 
 
 class WatchedNamespace(Protocol):
-    """A network namespace in which interfaces are watched (`system/namespace`)."""
+    """A network namespace in which interfaces are watched (`system/watched_netns`)."""
 
     @property
     def host(self) -> Host: ...
