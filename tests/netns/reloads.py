@@ -18,8 +18,8 @@ from tests.netns.tunnels import (
     PEERS,
     await_carriers,
     journals,
-    mark,
     rules,
+    src_valid_mark,
     write,
 )
 from wgquick import api
@@ -173,7 +173,7 @@ def kill_at_steps(
     `call` runs wgq. A reload is killed before every step, or with `stride` before every such step. Returns how
     many reloads there were.
     """
-    pristine = rules(machine), mark(machine), machine.out("nft", "list", "ruleset")
+    pristine = rules(machine), src_valid_mark(machine), machine.out("nft", "list", "ruleset")
     steps = 0
     for before, after in (files, files[::-1]):
         write(machine, after)
@@ -192,7 +192,11 @@ def kill_at_steps(
                     call(machine, "reload", "wg0")
                     assert state(machine) == wanted, at
                 call(machine, "down", "wg0")
-                assert (rules(machine), mark(machine), machine.out("nft", "list", "ruleset")) == pristine, at
+                assert (
+                    rules(machine),
+                    src_valid_mark(machine),
+                    machine.out("nft", "list", "ruleset"),
+                ) == pristine, at
                 assert journals(machine) == ""
                 steps += 1
     return steps

@@ -24,9 +24,9 @@ from tests.netns.tunnels import (
     config,
     journals,
     links,
-    mark,
     programs,
     rules,
+    src_valid_mark,
     wgq,
     with_resolvconf,
     write,
@@ -53,7 +53,7 @@ def state(machine: Namespace) -> tuple[object, ...]:
     return (
         links(machine),
         rules(machine),
-        mark(machine),
+        src_valid_mark(machine),
         journals(machine),
         machine.out("nft", "list", "tables"),
         machine.out("ls", "-A", "/run/wireguard"),
@@ -392,6 +392,10 @@ def test_a_save_over_edits_keeps_them_in_a_copy(machine: Namespace) -> None:
     assert "# a comment" in saved
     assert machine.out("cat", "/etc/wireguard/wg0.conf.edited") == edited
     assert "edited" not in wgq(machine, "save", "wg0").stderr
+    machine.run(["sed", "-i", "s/10.9.0.0/10.7.0.0/", str(CONFIG)])
+    assert "kept as /etc/wireguard/wg0.conf.edited.2" in wgq(machine, "save", "wg0").stderr
+    assert machine.out("cat", "/etc/wireguard/wg0.conf.edited") == edited
+    assert "10.7.0.0" in machine.out("cat", "/etc/wireguard/wg0.conf.edited.2")
 
 
 def test_saveconfig_over_edits_keeps_them_in_a_copy(machine: Namespace) -> None:

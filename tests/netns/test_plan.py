@@ -21,10 +21,10 @@ from tests.netns.tunnels import (
     config,
     journals,
     links,
-    mark,
     programs,
     rules,
     settle,
+    src_valid_mark,
     wgq,
     write,
 )
@@ -149,13 +149,13 @@ def test_a_plan_changes_nothing(machine: Namespace) -> None:
     write(machine, FILES["full"])
     state = ("sh", "-c", "find /run/wgq /run/wireguard -printf '%p %T@\\n' | sort")
     machine.run(["mkdir", "-p", "/run/wgq", "/run/wireguard"])
-    before = rules(machine), mark(machine), links(machine), machine.out(*state)
+    before = rules(machine), src_valid_mark(machine), links(machine), machine.out(*state)
     plan(machine, "up")
-    assert (rules(machine), mark(machine), links(machine), machine.out(*state)) == before
+    assert (rules(machine), src_valid_mark(machine), links(machine), machine.out(*state)) == before
     wgq(machine, "up", "wg0")
     settle(machine)
     write(machine, config(peer="AllowedIPs = 10.8.0.0/16", address="10.3.0.1/24"))
-    before, files = (rules(machine), mark(machine), links(machine), machine.out(*state)), written(machine)
+    before, files = (rules(machine), src_valid_mark(machine), links(machine), machine.out(*state)), written(machine)
     monitor = machine.popen(["ip", "monitor", "all"], stdout=subprocess.PIPE, bufsize=0)
     assert monitor.stdout is not None
     with monitor.stdout as events:
@@ -163,7 +163,7 @@ def test_a_plan_changes_nothing(machine: Namespace) -> None:
         for verb in ("up", "down", "reload"):
             plan(machine, verb)
         assert not [line for line in events_until(events, machine, "10.78.0.0/16") if b"wg0" in line]
-    assert (rules(machine), mark(machine), links(machine), machine.out(*state)) == before
+    assert (rules(machine), src_valid_mark(machine), links(machine), machine.out(*state)) == before
     assert written(machine) == files
 
 

@@ -32,9 +32,9 @@ from tests.netns.tunnels import (
     PEERS,
     config,
     journals,
-    mark,
     rules,
     settle,
+    src_valid_mark,
     wgq,
     with_resolvconf,
     write,
@@ -168,10 +168,10 @@ def test_down_undoes_what_a_reload_did(machine: Namespace) -> None:
     write(machine, config("DNS = 10.0.0.53", FULL))
     transcript = wgq(machine, "reload", "wg0", "--dns", "file").stderr
     assert "[#] ip -4 rule add not fwmark 51820 table 51820\n" in transcript
-    assert mark(machine) == "1"
+    assert src_valid_mark(machine) == "1"
     machine.run(["rm", "/etc/wireguard/wg0.conf"])
     wgq(machine, "down", "wg0")
-    assert (rules(machine), mark(machine), journals(machine)) == (before, "0", "")
+    assert (rules(machine), src_valid_mark(machine), journals(machine)) == (before, "0", "")
     assert machine.out("cat", "/etc/resolv.conf") == "nameserver 192.0.2.53\n"
     assert machine.out("nft", "list", "ruleset") == ""
 
@@ -183,7 +183,7 @@ def test_the_mark_of_a_full_tunnel_goes_with_it(machine: Namespace) -> None:
     wgq(machine, "reload", "wg0")
     assert machine.out("wg", "show", "wg0", "fwmark") == "off\n"
     assert "51820" not in rules(machine)
-    assert (mark(machine), machine.out("nft", "list", "ruleset")) == ("0", "")
+    assert (src_valid_mark(machine), machine.out("nft", "list", "ruleset")) == ("0", "")
 
 
 def test_ten_reloads_keep_port_mark_and_size_of_the_journal(machine: Namespace) -> None:

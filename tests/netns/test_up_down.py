@@ -17,9 +17,9 @@ from tests.netns.tunnels import (
     config,
     journals,
     links,
-    mark,
     programs,
     rules,
+    src_valid_mark,
     wgq,
     with_resolvconf,
     write,
@@ -58,10 +58,10 @@ def test_down_of_one_full_tunnel_leaves_the_other_intact(machine: Namespace, fir
     assert other == "wg1" or left == alone
     assert f"wg-quick-{other}" in machine.out("nft", "list", "tables")
     assert machine.out("ip", "route", "show", "table", table).startswith(f"default dev {other}")
-    assert mark(machine) == "1"
+    assert src_valid_mark(machine) == "1"
     wgq(machine, "down", other)
     assert rules(machine) == before
-    assert mark(machine) == "0"
+    assert src_valid_mark(machine) == "0"
     assert machine.out("nft", "list", "ruleset") == ""
 
 
@@ -74,7 +74,7 @@ def test_a_full_tunnel_of_wg_quick_is_left_intact(machine: Namespace) -> None:
     wgq(machine, "up", "wg1")
     wgq(machine, "down", "wg1")
     assert rules(machine) == alone
-    assert mark(machine) == "1"
+    assert src_valid_mark(machine) == "1"
 
 
 def test_src_valid_mark_is_restored_after_a_tunnel_of_wg_quick(machine: Namespace) -> None:
@@ -87,9 +87,9 @@ def test_src_valid_mark_is_restored_after_a_tunnel_of_wg_quick(machine: Namespac
     wgq(machine, "down", "wg0")
     wgq(machine, "up", "wg2")
     wgq(machine, "down", "wg2")
-    assert mark(machine) == "1"
+    assert src_valid_mark(machine) == "1"
     wgq(machine, "down", "wg1")
-    assert mark(machine) == "0"
+    assert src_valid_mark(machine) == "0"
     assert journals(machine) == ""
 
 
@@ -104,7 +104,7 @@ def test_a_src_valid_mark_left_by_wg_quick_stays(machine: Namespace) -> None:
     machine.run(["wg-quick", "down", "wg1"], env=environment)
     wgq(machine, "up", "wg0")
     wgq(machine, "down", "wg0")
-    assert mark(machine) == "1"
+    assert src_valid_mark(machine) == "1"
     assert journals(machine) == ""
 
 
@@ -280,7 +280,7 @@ def test_a_failing_post_up_hook_rolls_up_back_with_its_status(machine: Namespace
     wgq(machine, "up", "wg0", status=23)
     assert rules(machine) == before
     assert "wg0" not in links(machine)
-    assert (mark(machine), journals(machine)) == ("0", "")
+    assert (src_valid_mark(machine), journals(machine)) == ("0", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])

@@ -14,7 +14,7 @@ import wgquick
 from tests.namespaces import host
 from tests.netns import name_server
 from tests.netns.pair import Pair, pair, ping
-from tests.netns.tunnels import FULL, WGQ, config, mark, rules, wgq, write
+from tests.netns.tunnels import FULL, WGQ, config, rules, src_valid_mark, wgq, write
 from tests.netns.watches import SOON, Watch, state, watching
 from tests.waiting import until
 from wgquick import api
@@ -202,7 +202,7 @@ def test_a_command_runs_for_each_event(machine: Namespace, tmp_path: Path) -> No
     machine.run(["sh", "-c", LOSSES["sysctl"]])
     done = wgq(machine, "watch", "--once", "--exec", command)
     assert machine.out("cat", "/run/events") == "sysctl-restored wg0\n"
-    assert mark(machine) == "1"
+    assert src_valid_mark(machine) == "1"
     assert "exited with 3" in done.stderr
 
 

@@ -64,7 +64,7 @@ def rules(machine: Namespace) -> str:
     return machine.out("ip", "rule") + machine.out("ip", "-6", "rule")
 
 
-def mark(machine: Namespace) -> str:
+def src_valid_mark(machine: Namespace) -> str:
     """The value of src_valid_mark."""
     return machine.out("cat", "/proc/sys/net/ipv4/conf/all/src_valid_mark").strip()
 

@@ -63,16 +63,16 @@ TUNNEL = Link(3, "wg0", 1420, up=False, kind="wireguard")
 
 
 class HostState(NamedTuple):
-    """The host before the tunnel. `path_mtu` is None without a route; `mark` is src_valid_mark.
+    """The host before the tunnel. `path_mtu` is None without a route; `src_valid_mark` is None if hidden.
 
     `is_held`: another tunnel has set it.
     """
 
     path_mtu: int | None = 1500
     has_ipv6: bool = True
-    mark: str | None = "0"
+    src_valid_mark: str | None = "0"
     is_held: bool = False
-    mark_writable: bool = True
+    src_valid_mark_writable: bool = True
     lans: tuple[str, ...] = ("192.168.7.5/24", "fd77::5/64")
 
 
@@ -130,10 +130,10 @@ class _Sysctl:
         self._state = state
 
     def read(self, key: str) -> str | None:
-        return self._state.mark if key.endswith("src_valid_mark") else "0"
+        return self._state.src_valid_mark if key.endswith("src_valid_mark") else "0"
 
     def writable(self, key: str) -> bool:
-        return self._state.mark_writable
+        return self._state.src_valid_mark_writable
 
 
 class _Dns:
@@ -332,9 +332,9 @@ GROUNDS = st.builds(
     HostState,
     path_mtu=st.sampled_from((1500, 1400, 9000, None)),
     has_ipv6=st.booleans(),
-    mark=st.sampled_from(("0", "1", None)),
+    src_valid_mark=st.sampled_from(("0", "1", None)),
     is_held=st.booleans(),
-    mark_writable=st.booleans(),
+    src_valid_mark_writable=st.booleans(),
     lans=st.sampled_from((("192.168.7.5/24", "fd77::5/64"), ("198.18.0.5/24",))),
 )
 MEANS = st.builds(

@@ -117,24 +117,28 @@ def test_a_correct_src_valid_mark_is_not_written() -> None:
 
 
 def test_an_earlier_tunnels_src_valid_mark_is_held_silently() -> None:
-    default = DefaultFacts(rules=HOST_RULES, src_valid_mark="1", mark_earlier="0")
+    default = DefaultFacts(rules=HOST_RULES, src_valid_mark="1", src_valid_mark_earlier="0")
     steps = up.add_routes(Settings("wg0"), RouteFacts((ip("0.0.0.0/0"),), default=default))
     assert SetSysctl(up.SRC_VALID_MARK, "1", "0", held=True) in steps
     assert not any("sysctl" in line for line in transcript(steps))
 
 
 def test_a_read_only_proc_sys_gives_a_warning() -> None:
-    assert any(line.startswith("[!]") and "rp_filter" in line for line in full_tunnel(mark_writable=False))
+    assert any(
+        line.startswith("[!]") and "rp_filter" in line for line in full_tunnel(src_valid_mark_writable=False)
+    )
 
 
 def test_a_hidden_proc_sys_gives_a_warning() -> None:
-    (note,) = [line for line in full_tunnel(src_valid_mark=None, mark_writable=False) if line.startswith("[!]")]
+    (note,) = [
+        line for line in full_tunnel(src_valid_mark=None, src_valid_mark_writable=False) if line.startswith("[!]")
+    ]
     assert "cannot be read" in note
     assert "rp_filter" in note
 
 
 def test_a_read_only_proc_sys_is_fatal_when_strict() -> None:
-    facts = RouteFacts((ip("0.0.0.0/0"),), default=DefaultFacts(src_valid_mark="0", mark_writable=False))
+    facts = RouteFacts((ip("0.0.0.0/0"),), default=DefaultFacts(src_valid_mark="0", src_valid_mark_writable=False))
     with pytest.raises(WgqError, match="read-only"):
         up.add_routes(Settings("wg0"), facts, strict=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from wgquick.config.grammar import mask
+from wgquick.config.tables import is_main
 from wgquick.diagnosis import codes, hook_rules, nets, remedies
 from wgquick.diagnosis.doctor.firewall_verdict import firewall_verdict
 from wgquick.diagnosis.doctor.gather import Names
@@ -67,7 +68,7 @@ class Live(NamedTuple):
     resolved: Mapping[Endpoint, tuple[SocketAddress, ...] | None]
     ways: Mapping[str, Way]
     parameters: Mapping[str, str | None]
-    can_mark: bool
+    can_set_src_valid_mark: bool
     rulesets: Rulesets
     dns_mode: str
     can_write_dns: bool
@@ -203,7 +204,7 @@ def _networks_in_use(source: Source, live: Live) -> Iterator[Finding]:
 
 def _adds_routes(source: Source) -> bool:
     """Whether up adds routes to the main table."""
-    return source.settings.routes_automatically or source.settings.table in ("main", str(MAIN_TABLE))
+    return source.settings.routes_automatically or is_main(source.settings.table)
 
 
 def _shadowed(source: Source, live: Live) -> Iterator[Finding]:
@@ -295,7 +296,7 @@ def _input(source: Source, live: Live) -> Iterator[Finding]:
 def _reverse_path(source: Source, live: Live) -> Iterator[Finding]:
     """A full tunnel needs src_valid_mark if the reverse path filter is strict."""
     full = any(ip.length == 0 and ip.family == 4 for peer in source.settings.peers for ip in peer.allowed_ips)
-    if not full or not source.settings.routes_automatically or live.can_mark:
+    if not full or not source.settings.routes_automatically or live.can_set_src_valid_mark:
         return
     if live.parameters.get("net/ipv4/conf/all/src_valid_mark") == "1":
         return

@@ -139,7 +139,7 @@ def routes(settings: Settings, device: Device, host: Host, options: Options, *, 
 
 def table(settings: Settings, host: Host) -> int | None:
     """The number of the file's table, None if the file sets none; WgqError if the host does not know the table."""
-    if settings.table in ("", "auto", "off"):
+    if settings.routes_automatically or settings.table == "off":
         return None
     try:
         return table_number(settings.table, host.table_names())
@@ -175,8 +175,8 @@ def _default(settings: Settings, device: Device, host: Host, options: Options) -
         rules=rules(host),
         addresses=tuple(host.rtnl.addresses(settings.name)),
         src_valid_mark=host.sysctl.read(parameter(SRC_VALID_MARK)),
-        mark_earlier=src_valid_mark.earlier(host, settings.name),
-        mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
+        src_valid_mark_earlier=src_valid_mark.earlier(host, settings.name),
+        src_valid_mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
         firewall=host.firewall.choose(options.firewall),
     )
 

@@ -287,8 +287,8 @@ def _given(record: Record | None) -> list[FilePeers]:
 
 def _facts(host: Host, file: Settings, known: Known) -> DesiredFacts:
     return DesiredFacts(
-        mark_earlier=src_valid_mark.earlier(host, file.name),
-        mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
+        src_valid_mark_earlier=src_valid_mark.earlier(host, file.name),
+        src_valid_mark_writable=host.sysctl.writable(parameter(SRC_VALID_MARK)),
         lans=snapshot.lans(file, known, host),
         extras=snapshot.extras(known.undos, file.name, host) if known.undos else None,
     )

@@ -120,8 +120,8 @@ def _route_facts(settings: Settings, wanted: tuple[AllowedIP, ...], facts: Desir
             free_table=facts.free_table,
             addresses=(*own, *(each for each in facts.link_addresses if each not in own)),
             src_valid_mark=facts.src_valid_mark,
-            mark_earlier=facts.mark_earlier,
-            mark_writable=facts.mark_writable,
+            src_valid_mark_earlier=facts.src_valid_mark_earlier,
+            src_valid_mark_writable=facts.src_valid_mark_writable,
             firewall=facts.firewall,
         )
     return RouteFacts(wanted, (*networks(usable), *facts.connected), facts.ipv6, facts.table, default)

@@ -541,8 +541,8 @@ def _sysctl(wanted: Desired, now: Current, known: Known, facts: DesiredFacts) ->
         return
     default = DefaultFacts(
         src_valid_mark=now.src_valid_mark,
-        mark_earlier=facts.mark_earlier if known.undos is not None else None,
-        mark_writable=facts.mark_writable,
+        src_valid_mark_earlier=facts.src_valid_mark_earlier if known.undos is not None else None,
+        src_valid_mark_writable=facts.src_valid_mark_writable,
     )
     for step in up.set_src_valid_mark(default, strict=False):
         if isinstance(step, SetSysctl):

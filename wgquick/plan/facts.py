@@ -28,8 +28,8 @@ class MtuFacts(NamedTuple):
 class DefaultFacts(NamedTuple):
     """The facts for add_default. `rules` has both families; `free_table` is the first free table from 51820.
 
-    `src_valid_mark` is None if /proc/sys does not show it. `mark_earlier` is its value before the first of the
-    tunnels that need it now, `mark_writable` whether it can be set.
+    `src_valid_mark` is None if /proc/sys does not show it. `src_valid_mark_earlier` is its value before the first
+    of the tunnels that need it now, `src_valid_mark_writable` whether it can be set.
     """
 
     fwmark: int = 0
@@ -38,8 +38,8 @@ class DefaultFacts(NamedTuple):
     rules: tuple[Rule, ...] = ()
     addresses: tuple[Prefix, ...] = ()
     src_valid_mark: str | None = None
-    mark_earlier: str | None = None
-    mark_writable: bool = True
+    src_valid_mark_earlier: str | None = None
+    src_valid_mark_writable: bool = True
     firewall: str = "nft"
 
 
@@ -61,9 +61,9 @@ class DesiredFacts(NamedTuple):
 
     `device_fwmark` is the device's fwmark, `has_automatic_fwmark` whether add_default chose it.
     `link_addresses` are the link-local addresses that the kernel gave the link, `connected` their networks.
-    `mtu` is None if the paths lead through the tunnel itself and cannot be measured. `src_valid_mark`,
-    `mark_earlier` and `mark_writable` are as for add_default. `lans` are the networks that `exclude = lan` means,
-    `extras` the current state of wgq's own settings (None: as the journal has it).
+    `mtu` is None if the paths lead through the tunnel itself and cannot be measured. The facts
+    about src_valid_mark are as for add_default. `lans` are the networks that `exclude = lan` means, `extras` the
+    current state of wgq's own settings (None: as the journal has it).
     """
 
     ipv6: bool = True
@@ -78,8 +78,8 @@ class DesiredFacts(NamedTuple):
     dns_mode: str = "off"
     firewall: str = "nft"
     src_valid_mark: str | None = "0"
-    mark_earlier: str | None = None
-    mark_writable: bool = True
+    src_valid_mark_earlier: str | None = None
+    src_valid_mark_writable: bool = True
     lans: tuple[Prefix, ...] = ()
     extras: CurrentExtras | None = None
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from wgquick.plan.steps import Undo
 
 _OTHER_TEXT = FilePeer(UNKNOWN, 0, True, True)  # differs from any endpoint, so that reload sets the endpoint
-_MARK_OFF = SetSysctl(SRC_VALID_MARK, "0", "0")
+_SRC_VALID_MARK_OFF = SetSysctl(SRC_VALID_MARK, "0", "0")
 
 
 class Wanted(NamedTuple):
@@ -137,14 +137,14 @@ def moves(
     aim = aim._replace(addresses=_in_their_order(aim, now))
     guard = traffic.last_guard(before.undos)
     found = difference(aim, now, known, change, facts, guard.allowed if guard else ()).moves
-    return (*found, Move(_MARK_OFF)) if _is_mark_left(before, now, known, facts) else found
+    return (*found, Move(_SRC_VALID_MARK_OFF)) if _is_src_valid_mark_left(before, now, known, facts) else found
 
 
-def _is_mark_left(before: Wanted, now: Current, known: Known, facts: DesiredFacts) -> bool:
+def _is_src_valid_mark_left(before: Wanted, now: Current, known: Known, facts: DesiredFacts) -> bool:
     """Whether the trial of a tunnel without a journal has set src_valid_mark, and no other tunnel needs it."""
     was_off = before.current.src_valid_mark == "0" and now.src_valid_mark == "1"
     has_full = any(rule.family == 4 and rule.fwmark is not None for rule in now.rules)
-    return known.undos is None and was_off and facts.mark_earlier is None and not has_full
+    return known.undos is None and was_off and facts.src_valid_mark_earlier is None and not has_full
 
 
 def _rules_back(before: Wanted, now: Current, known: Known) -> Iterable[Move]:

@@ -226,10 +226,10 @@ def add_default(settings: Settings, ip: AllowedIP, facts: DefaultFacts, *, stric
 def set_src_valid_mark(facts: DefaultFacts, *, strict: bool) -> Iterator[Step]:
     """src_valid_mark = 1 if it is not 1 yet. The reverse path filter needs it for marked packets."""
     if facts.src_valid_mark == "1":
-        if facts.mark_earlier is not None:
-            yield SetSysctl(SRC_VALID_MARK, "1", facts.mark_earlier, held=True)
+        if facts.src_valid_mark_earlier is not None:
+            yield SetSysctl(SRC_VALID_MARK, "1", facts.src_valid_mark_earlier, held=True)
         return
-    if facts.src_valid_mark is not None and facts.mark_writable:
+    if facts.src_valid_mark is not None and facts.src_valid_mark_writable:
         yield SetSysctl(SRC_VALID_MARK, "1", facts.src_valid_mark)
         return
     seen = "cannot be read because /proc/sys is hidden: unless it is 1,"
