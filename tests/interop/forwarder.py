@@ -62,7 +62,7 @@ class Direction:
         if chance() < faults.corruption:
             packet = corrupted(packet)
         if chance() < faults.congestion:
-            packet = marked(packet)
+            packet = with_congestion(packet)
         if chance() < faults.duplication:
             self._write(packet)
         if chance() < faults.reordering:
@@ -100,7 +100,7 @@ def corrupted(packet: bytes) -> bytes:
     return bytes(changed)
 
 
-def marked(packet: bytes) -> bytes:
+def with_congestion(packet: bytes) -> bytes:
     """The packet with "congestion experienced" in its header (RFC 3168)."""
     changed = bytearray(packet)
     if packet[0] >> 4 == 6:

@@ -300,14 +300,14 @@ def processes_with(word: str) -> list[int]:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
 def test_a_signal_leaves_nothing(tmp_path: Path, sent: signal.Signals) -> None:
     texts = pair()
-    mark = tmp_path / "up"
-    daemon = f"PostUp = setsid sleep 1000 & touch {mark}; sleep 1000\n[Peer]"
+    started = tmp_path / "up"
+    daemon = f"PostUp = setsid sleep 1000 & touch {started}; sleep 1000\n[Peer]"
     texts["server"] = texts["server"].replace("[Peer]", daemon)
     word = f"WGQ_TEST_MARK={tmp_path}"
     command = [*WGQ, "rehearse", *written(tmp_path, texts)]
     environment = {**os.environ, "MARK": word}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as run:
-        until(mark.exists, "the hook runs")
+        until(started.exists, "the hook runs")
         until(lambda: len(processes_with(word)) > 4, "five processes of the rehearsal")
         os.killpg(run.pid, sent)
         _, errors = run.communicate(timeout=60)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LONGEST = 64
 """The maximum number of characters. The rest of a longer name is cut off."""
 
-_MARKED = re.compile(
+_NAMED = re.compile(
     r"""(?:
       friendly_name \s* [=:] \s* (?P<friendly>.+)
     | friendly_json \s* [=:] \s* (?P<json>\{.*\})
@@ -76,7 +76,7 @@ def names(document: Document) -> Names:
 class _Comment(NamedTuple):
     """A comment: its kind, and the name in it.
 
-    `kind` is "marked" for a name in a program's form, "plain" for a possible name, "setting" or "header" for a line
+    `kind` is "named" for a name in a program's form, "plain" for a possible name, "setting" or "header" for a line
     that is commented out, "end" for the end of a peer's block, else "other".
     """
 
@@ -100,10 +100,10 @@ def _comment(text: str) -> _Comment:
         return _Comment("end", disabled=True) if disabled else _ENDED
     if rest[:2] == "##" and (ruled := _RULED.match(rest)):
         name = _clean(rest[ruled.end() :].rstrip("#"))
-        return _Comment("marked" if name else "other", name, "", disabled)
-    if found := _MARKED.fullmatch(body):
+        return _Comment("named" if name else "other", name, "", disabled)
+    if found := _NAMED.fullmatch(body):
         name = _clean(_from_json(found["json"]) if found["json"] else _group(found))
-        return _Comment("marked" if name else "other", name, "", disabled)
+        return _Comment("named" if name else "other", name, "", disabled)
     if body[:6].lower() == _PEER:
         return _Comment("header", disabled=disabled)
     if _SETTING.fullmatch(body):
@@ -147,15 +147,15 @@ class _Section:
         self.on_key: list[_Comment] = []
 
     def name(self) -> str:
-        """A marked name, preferably inside the section; else a plain comment where people write names."""
+        """A name in a program's form, preferably inside the section; else a comment where people write names."""
         if self.above and not self.header and (not self.inside or self.inside[0] is _ENDED):  # the usual case
             kind, name, _, disabled = self.above[-1]
-            if kind == "marked" and not disabled:
+            if kind == "named" and not disabled:
                 return name
         header, above, inside = self.header, _up_to_other_peer(self.above[::-1]), _up_to_other_peer(self.inside)
         for comments in (header, inside, above):
             for comment in comments:
-                if comment.kind == "marked":
+                if comment.kind == "named":
                     return comment.name
         for comment in (*header, *above, *inside, *self.on_key):
             if comment.kind == "plain":
@@ -189,7 +189,7 @@ class _Reader:
             self.above.append(_ENDED)
             return
         if len(raw) < _KEY_LENGTH and (usual := _USUAL(raw)):
-            self.above.append(_new(_Comment, ("marked", usual[1].decode("ascii"), "", False)))
+            self.above.append(_new(_Comment, ("named", usual[1].decode("ascii"), "", False)))
             return
         comment = _comment(raw.decode("utf-8", "replace").strip())
         if comment.kind == "header":
@@ -217,8 +217,8 @@ class _Reader:
 
     def _inline(self, row: int) -> list[_Comment]:
         """The comment at the end of a line."""
-        _, mark, text = self._raw[row].decode("utf-8", "replace").partition("#")
-        return [_comment(mark + text.strip())]
+        _, sign, text = self._raw[row].decode("utf-8", "replace").partition("#")
+        return [_comment(sign + text.strip())]
 
     def flush(self) -> None:
         """Add the pending comments to the current section."""
@@ -238,7 +238,7 @@ class _Reader:
         name, is_open = "", False
         self._has_header = False
         for comment in comments:
-            if comment.kind == "marked":
+            if comment.kind == "named":
                 name = comment.name
             elif comment.kind == "header":
                 is_open = True

@@ -48,7 +48,7 @@ _TABLE = (
      "allowed-ips-differ route-missing no-data-back source-not-allowed"),
     ("allowed-ips-differ", ERROR, "the device has other AllowedIPs for a peer than the file",
      "route-missing source-not-allowed no-data-back"),
-    ("mark-differs", ERROR, "the device has another mark than the file",
+    ("mark-differs", ERROR, "the device has another fwmark than the file",
      f"endpoint-in-tunnel rule-missing route-missing {_REACHING}"),
     ("port-differs", ERROR, "the device listens on another port than the file's", _REACHING),
     ("nobody-connects", ERROR, _AS_IN_CHECK, _REACHING),
