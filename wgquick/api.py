@@ -13,7 +13,7 @@ from os import fspath, strerror, write
 
 from wgquick.config.location import valid_name
 from wgquick.config.settings import Settings
-from wgquick.errors import OperationError, WgqError, not_up
+from wgquick.errors import OperationError, WgqError, not_up, not_wireguard
 from wgquick.lean import TYPE_CHECKING, cast, contextmanager
 from wgquick.options import Options
 from wgquick.transcript import lines_of, note
@@ -573,6 +573,8 @@ def wait(name: str, timeout: float = 15.0, peers: str = "any") -> tuple[PublicKe
 
     with _located(name, _say_nothing) as host:
         link = host.rtnl.link(name)
+        if name not in host.wireguard.interfaces():
+            raise not_wireguard(name) if link else not_up(name)
         device = _device(host.wireguard, name)
         if link is not None and not link.up:
             raise WgqError("the link is down", where=name, remedy=f"Bring it up: ip link set up dev {name}")

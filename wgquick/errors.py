@@ -149,15 +149,16 @@ class SignalError(WgqError):
         self.status = status_of_signal(number)
 
 
-def not_wireguard(name: str) -> OperationError:
+def not_wireguard(name: str, *, is_missing: bool = False) -> OperationError:
     """The error for a link of another kind; of down and save, as in wg-quick, also for a missing link."""
-    return OperationError(f"`{name}' is not a WireGuard interface", errno=ENODEV)
+    remedy = f"There is no interface {name}: it is not up." if is_missing else ""
+    return OperationError(f"`{name}' is not a WireGuard interface", errno=ENODEV, remedy=remedy)
 
 
-def not_up(name: str, *, why: str = "", remedy: str = "") -> OperationError:
-    """The error for a missing link, of the verbs that wg-quick does not have."""
+def not_up(name: str, *, why: str = "", remedy: str = "", target: str = "") -> OperationError:
+    """The error for a missing link, of the verbs that wg-quick does not have; `target` names it for `wgq up`."""
     what = f"`{name}' is not up: {why}" if why else f"`{name}' is not up"
-    return OperationError(what, errno=ENODEV, remedy=remedy or f"Bring it up: wgq up {name}")
+    return OperationError(what, errno=ENODEV, remedy=remedy or f"Bring it up: wgq up {target or name}")
 
 
 def not_one_of(word: str, verbs: Sequence[str], command: str) -> WgqError:

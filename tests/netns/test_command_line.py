@@ -53,7 +53,8 @@ def test_down_of_wg_quicks_tunnel_runs_a_faulty_files_hooks(machine: Namespace, 
 def test_down_of_a_missing_tunnel_ignores_faults_of_the_file(machine: Namespace, fault: str) -> None:
     write(machine, TEXT + fault)
     done = machine.run([*WGQ, "down", "wg0"], check=False)
-    assert (done.returncode, done.stderr) == (1, "wgq: `wg0' is not a WireGuard interface\n")
+    text = "wgq: `wg0' is not a WireGuard interface\n  There is no interface wg0: it is not up.\n"
+    assert (done.returncode, done.stderr) == (1, text)
 
 
 def test_a_table_without_routes_is_not_looked_up(machine: Namespace) -> None:
@@ -128,3 +129,16 @@ def test_a_file_in_a_closed_directory_is_not_said_to_be_missing(machine: Namespa
     assert done.returncode == 1
     assert "cannot read `/etc/wireguard/wg0.conf': Permission denied" in done.stderr
     assert "with sudo" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["reload", "diff", "try reload", "plan reload", "wait", "save"])
+def test_the_remedy_for_a_missing_interface_names_the_given_file(machine: Namespace, verb: str) -> None:
+    path = "/run/wg9.conf"
+    machine.run(["sh", "-c", f"umask 077; cat >{path}"], input=TEXT)
+    done = machine.run([*WGQ, *verb.split(), path], check=False)
+    what, remedy = "is not up", f"Bring it up: wgq up {path}"
+    if verb == "save":  # in wg-quick's words
+        what, remedy = "is not a WireGuard interface", "There is no interface wg9: it is not up."
+    if verb == "wait":
+        remedy = "Bring it up: wgq up wg9"
+    assert (done.returncode, done.stderr) == (1, f"wgq: `wg9' {what}\n  {remedy}\n")

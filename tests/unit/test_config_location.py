@@ -210,3 +210,18 @@ def test_a_file_here_can_be_named_without_its_path(directory: Path, monkeypatch:
         "",
         "/x/wg5.conf",
     ]
+
+
+def test_a_file_outside_the_directory_is_named_by_its_path(directory: Path) -> None:
+    """The words after `wgq up` in a remedy bring this file up under this name."""
+    (directory / "elsewhere").mkdir()
+    elsewhere = f"{directory}/elsewhere/wg0.conf"
+    (directory / "home.conf").symlink_to(elsewhere)
+    for name, path, words in (
+        ("wg0", f"{directory}/wg0.conf", "wg0"),
+        ("home", elsewhere, "home"),
+        ("wg0", elsewhere, elsewhere),
+        ("wg7", elsewhere, f"--name wg7 {elsewhere}"),
+        ("wg0", "", "wg0"),
+    ):
+        assert location.target_of(name, path, str(directory)) == words

@@ -78,6 +78,13 @@ def _resolved(path: str) -> str:
     return found if os.path.exists(found) else path
 
 
+def target_of(name: str, path: str, directory: str = DIRECTORY) -> str:
+    """The words after `wgq up` for an interface and its file, which is empty for standard input."""
+    if not path or path == os.path.realpath(f"{directory}/{name}{_SUFFIX}"):
+        return name
+    return path if path.endswith(f"/{name}{_SUFFIX}") else f"--name {name} {path}"
+
+
 def interface_name(target: str) -> str:
     """The interface that `target` names; the file does not have to exist."""
     if not ("/" in target or target.endswith(_SUFFIX) or is_valid_name(target)):

@@ -169,7 +169,7 @@ def _without_journal(
     facts = observe.down(settings, name, host, options)
     guards = (RemoveGuard(name),) if (record is None and host.firewall.is_guarded(name)) else ()
     if not facts.exists and not guards:
-        raise not_wireguard(name)
+        raise not_wireguard(name, is_missing=host.rtnl.link(name) is None)
     before = hooks(settings, "PreDown") if settings else ()
     after = hooks(settings, "PostDown") if settings else ()
     stale = undos_without_link(record, host, options) if record else ()

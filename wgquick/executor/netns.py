@@ -11,6 +11,7 @@ it needs after a kill at any moment.
 
 from __future__ import annotations
 
+from wgquick.config.location import target_of
 from wgquick.directory import remove
 from wgquick.errors import OperationError, SignalError, WgqError, not_up, not_wireguard, take_down_first
 from wgquick.executor import down as executor_down
@@ -251,7 +252,7 @@ def change(settings: Settings, host: Host, options: Options, reload_options: Rel
             return cmd_reload(inside, inner, options, reload_options, say)
     reasons = _reasons(wanted, there)
     if where is None and host.rtnl.link(name) is None:
-        raise not_up(name)
+        raise not_up(name, target=target_of(name, settings.path))
     if not reload_options.or_restart:
         raise RestartNeededError(name, reasons, settings.path)
     if not reload_options.dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wgquick.config.location import target_of
 from wgquick.errors import WgqError, not_up
 from wgquick.executor import netns, netns_records, planning
 from wgquick.lean import TYPE_CHECKING, cast
@@ -34,7 +35,7 @@ def plan(
         raise WgqError("there is no configuration", where=name)
     if not netns.is_inside(name, inputs.host) and inputs.host.rtnl.link(name) is None:
         if verb != "up":
-            raise not_up(name)
+            raise not_up(name, target=target_of(name, settings.path))
         return _up(settings, inputs, reload_options, new)
     if reasons := netns.moved(settings, inputs.host):
         gone = _down(name, settings, inputs, where)

@@ -8,6 +8,7 @@ is recorded before its step.
 from __future__ import annotations
 
 from wgquick.config.extras import joined
+from wgquick.config.location import target_of
 from wgquick.config.settings import LAN, Extras
 from wgquick.errors import RESTART_NEEDED, SignalError, WgqError, not_up, not_wireguard, take_down_first
 from wgquick.executor import observe, snapshot, traffic, trial, udp_port
@@ -67,7 +68,7 @@ class RestartNeededError(WgqError):
     status = RESTART_NEEDED
 
     def __init__(self, name: str, reasons: tuple[str, ...], path: str, command: str = "wgq reload") -> None:
-        remedy = f"Run `{command} --or-restart {name}'. Nothing was changed."
+        remedy = f"Run `{command} --or-restart {target_of(name, path)}'. Nothing was changed."
         super().__init__(f"{name} needs a restart for {'; and for '.join(reasons)}", where=path, remedy=remedy)
         self.reasons = reasons
 
@@ -134,7 +135,7 @@ class Reload:
         self._settings, self._host, self._options = settings, host, options
         self._reload_options, self._say = reload_options, say
         self._name = settings.name
-        check_exists(self._name, host)
+        check_exists(self._name, host, settings.path)
         self._journal = Journal(host.journal_directory, self._name)
         self._record = own(self._journal.read(), self._name, host)
         self._before = read_applied(self._record.applied, self._record.peers) if self._record else None
@@ -493,10 +494,10 @@ def _make(run: Execution, moves: Sequence[Move], made: list[Move]) -> None:
         made += moves[: len(run.taken) - before]
 
 
-def check_exists(name: str, host: Host) -> None:
-    """Raise WgqError unless `name` is a WireGuard interface."""
+def check_exists(name: str, host: Host, path: str = "") -> None:
+    """Raise WgqError unless `name` is a WireGuard interface; `path` is its file."""
     if host.rtnl.link(name) is None:  # a renamed link's daemon keeps the old name
-        raise not_up(name)
+        raise not_up(name, target=target_of(name, path))
     if name not in host.wireguard.interfaces():
         raise not_wireguard(name)
 
