@@ -1,8 +1,8 @@
 """`wgq doctor --fix`: restores state that the journal or the file has and the host lacks. It never guesses.
 
 The journal's state is restored as in `wgq watch` (`executor.lost_state`). The file adds the rest: addresses, routes
-and DNS of a tunnel of wg-quick, the fwmark and the MTU. The effects of hooks, other firewall rules, and the other end
-are left alone.
+and DNS of a tunnel of wg-quick, the fwmark and the MTU. The effects of hooks, other firewall rules, and the other
+end are left alone.
 """
 
 from __future__ import annotations
