@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 KEY_LENGTH = 32
-TABLES = {"default": 253, "main": 254, "local": 255}
+MAIN_NAME = "main"
+TABLES = {"default": 253, MAIN_NAME: 254, "local": 255}
 """The kernel's own routing tables (RT_TABLE_*, linux/rtnetlink.h), which iproute2 knows without a file."""
-MAIN_TABLE = TABLES["main"]
+MAIN_TABLE = TABLES[MAIN_NAME]
 INITIAL_RULES = ((0, TABLES["local"]), (32766, MAIN_TABLE), (32767, TABLES["default"]))
 """The rules of a new network namespace: priority and table (net/ipv4/fib_rules.c)."""
 FIRST_TABLE = 51820

@@ -430,6 +430,7 @@ SEVERAL_INFOS = [
     ("mark-shared", {"site": NEAR.replace("51821", "4\nFwMark = 7"), "hub": HUB.replace("51820", "5\nFwMark = 7")}),
     ("one-key-two-places", {"se": PHONE, "nl": PHONE.replace(public("hub"), public("other hub"))}),
     ("mark-shared", {"site": NEAR.replace("51821", "4\nTable = 7"), "hub": interface("hub", "Table = 7") + peer()}),
+    ("mark-shared", {"site": NEAR.replace("51821", "4\nTable = 7"), "hub": interface("hub", "Table=0x7") + peer()}),
 ]  # fmt: skip
 CORRECT = {
     "all ends of a hub at once": {"hub": BOTH, "phone": PHONE, "laptop": LAPTOP},
@@ -490,6 +491,19 @@ def test_files_that_match_give_no_warning(files: dict[str, str], tmp_path: Path)
 def test_a_dns_server_is_reported_at_its_column(tmp_path: Path) -> None:
     text = interface("hub", "DNS = 9.9.9.9, 10.99.0.1", "DNS = 9.9.9.10") + peer()
     assert [(each.line, each.column) for each in found(tmp_path, wg0=text)] == [(5, 16)]
+
+
+@pytest.mark.parametrize("words", [("254", "254"), ("main", "254"), ("0", "0"), ("local", "255"), ("off", "off")])
+def test_two_tunnels_may_share_the_kernels_own_tables(words: tuple[str, str], tmp_path: Path) -> None:
+    one, two = (f"Table = {word}" for word in words)
+    findings = found(tmp_path, site=NEAR.replace("51821", f"4\n{one}"), hub=interface("hub", two) + peer())
+    assert "mark-shared" not in {each.code for each in findings}
+
+
+@pytest.mark.parametrize("word", ["main", "254", "0", "default", "253"])
+def test_a_default_route_in_a_table_of_the_kernel_has_a_rule(word: str, tmp_path: Path) -> None:
+    text = interface("hub", f"Table = {word}") + peer("phone", "0.0.0.0/0")
+    assert "table-unused" not in {each.code for each in found(tmp_path, hub=text)}
 
 
 def test_every_code_of_check_has_a_case() -> None:
@@ -572,7 +586,7 @@ def test_json_has_every_field(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     done = wgq("check", str(tmp_path / "none.conf"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "cannot read `" in done.stderr
+    assert f"wgq: `{tmp_path}/none.conf' does not exist\n  Configurations are in " in done.stderr
 
 
 def test_a_file_counts_once_and_standard_input_counts_as_one(tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ def test_there_is_no_warning_if_the_session_is_kept(interface: str) -> None:
     assert not warns("0.0.0.0/0", FAR, interface)
 
 
+@pytest.mark.parametrize("word", ["main", "254", "0"])
+def test_the_main_table_by_any_word_gives_the_warning(word: str) -> None:
+    assert warns("203.0.113.0/24", FAR, f"Table = {word}")
+
+
 def test_there_is_no_warning_for_an_excluded_network() -> None:
     assert not warns("0.0.0.0/0", FAR, "# wgq: exclude = 203.0.113.0/24")
     assert warns("0.0.0.0/0", FAR, "# wgq: exclude = 203.0.112.0/24")

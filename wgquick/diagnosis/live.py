@@ -22,7 +22,7 @@ from wgquick.diagnosis.finding import INFO, Finding
 from wgquick.diagnosis.managers import managers
 from wgquick.errors import OperationError
 from wgquick.executor.journal import Journal
-from wgquick.net import MAIN_TABLE, Prefix, pack_address
+from wgquick.net import Prefix, pack_address
 from wgquick.plan.up import IPV6_DISABLED, Coverage
 from wgquick.routing import Query
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from wgquick.config import grammar, location
 from wgquick.config.keys import QUICK
+from wgquick.config.tables import is_main, is_separate
 from wgquick.diagnosis import codes, keys, nets, remedies
 from wgquick.diagnosis.finding import INFO, WARNING, Finding
 from wgquick.diagnosis.source import Place
@@ -101,7 +102,7 @@ def _all_allowed(source: Source) -> Iterator[tuple[int, int, PeerSettings, Allow
 
 def _is_routed(source: Source) -> bool:
     """Whether wg-quick adds the routes and, for a /0, the rules: Table is absent or `auto`."""
-    return source.settings.table in ("", "auto")
+    return source.settings.routes_automatically
 
 
 def _defaults(source: Source) -> set[int]:
@@ -232,7 +233,7 @@ def _full_tunnel(source: Source) -> Iterator[Finding]:
         what = "a peer's AllowedIPs has all addresses, but Table = off adds no routes"
         remedy = "remove Table, or add the routes in PostUp"
         yield note(source, section.at("Table"), "full-tunnel-without-routes", what, remedy)
-    if settings.table not in ("", "auto", "off", "main", "254") and not source.effects.adds_rule:
+    if is_separate(settings.table) and not source.effects.adds_rule:
         what = f"the default route goes into table {settings.table}, but no rule uses that table"
         remedy = f"remove Table, or add a rule in PostUp: ip rule add ... table {settings.table}"
         yield note(source, section.at("Table"), "table-unused", what, remedy)
@@ -446,10 +447,10 @@ def _routed_networks(source: Source) -> nets.NetworkSet:
     not help with longer prefixes: their routes are in the main table. With `Table = main` a /0 is there too.
     """
     own = [address for address in source.settings.addresses if not nets.is_single(address)]
-    is_main = source.settings.table in ("main", "254")
-    if not (_is_routed(source) or is_main) or source.effects.makes_routes:
+    in_main = is_main(source.settings.table)
+    if not (_is_routed(source) or in_main) or source.effects.makes_routes:
         return nets.NetworkSet(own)
-    allowed = (ip for _, _, _, ip in _all_allowed(source) if ip.length or is_main)
+    allowed = (ip for _, _, _, ip in _all_allowed(source) if ip.length or in_main)
     return nets.NetworkSet([*own, *allowed])
 
 

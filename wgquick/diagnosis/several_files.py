@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from wgquick.config.tables import is_separate, own_table
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.finding import ERROR, INFO
 from wgquick.diagnosis.keys import is_generated
@@ -449,7 +450,13 @@ def _one_host(sources: Sequence[Source], tunnels: Tunnels) -> Iterator[Finding]:
         yield from _conflicts(claims, source)
         settings = source.settings
         claims.add((("ListenPort", settings.listen_port), ("FwMark", settings.fwmark)), source)
-        claims.add({("Table", settings.table), *_networks(source)}, source)
+        claims.add({("Table", _table(settings.table)), *_networks(source)}, source)
+
+
+def _table(word: str) -> int | str:
+    """The table's number, or its name if only a host knows the number."""
+    number = own_table(word)
+    return word if number is None else number
 
 
 def _networks(source: Source) -> Iterator[tuple[bytes, int]]:
@@ -465,7 +472,7 @@ def _conflicts(claims: _Claims, source: Source) -> Iterator[Finding]:
     if mine.fwmark and (other := claims.other(("FwMark", mine.fwmark), source)):
         what, remedy = f"{other.shown} also has this FwMark", "choose another if both are on one host"
         yield note(source, section.at("FwMark"), "mark-shared", what, remedy, other=other)
-    elif mine.table not in ("", "auto", "off", "main") and (other := claims.other(("Table", mine.table), source)):
+    elif is_separate(mine.table) and (other := claims.other(("Table", _table(mine.table)), source)):
         what, remedy = f"{other.shown} also has this Table", "choose another if both are on one host"
         yield note(source, section.at("Table"), "mark-shared", what, remedy, other=other)
     for peer, place in zip(mine.peers, source.peer_sections, strict=True):

@@ -6,8 +6,9 @@ for any change, by tracing the session over a whole snapshot.
 
 from __future__ import annotations
 
+from wgquick.config.tables import is_main
 from wgquick.lean import TYPE_CHECKING
-from wgquick.net import MAIN_TABLE, pack_address
+from wgquick.net import pack_address
 from wgquick.transcript import note
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from wgquick.net import AllowedIP, Prefix
 
 _MAPPED = bytes(10) + b"\xff\xff"
-_AUTO = ("", "auto")
-_MAIN = ("main", str(MAIN_TABLE))
 
 
 def client_of(connection: str) -> bytes | None:
@@ -39,7 +38,7 @@ def leads_inside(settings: Settings, client: bytes, main: Callable[[bytes], Iter
     `main` returns the main table's destinations of an address's family; it is called only if necessary. False if
     the host's own configuration may decide: a table without rules, or keep-inbound.
     """
-    if settings.extras.keep_inbound or settings.table not in (*_AUTO, *_MAIN):
+    if settings.extras.keep_inbound or not (settings.routes_automatically or is_main(settings.table)):
         return False
     if any(not isinstance(each, str) and _has(each, client) for each in settings.extras.exclude):
         return False
@@ -48,7 +47,7 @@ def leads_inside(settings: Settings, client: bytes, main: Callable[[bytes], Iter
     if inside < 0:
         return False
     outside = _longest(main(client), client)
-    if inside == 0 and settings.table in _AUTO:
+    if inside == 0 and settings.routes_automatically:
         return outside <= 0  # main's routes except its default route come first
     return inside > outside
 

@@ -12,7 +12,17 @@ from errno import EEXIST
 from wgquick.config.keys import KEYS
 from wgquick.device import DeviceConfig
 from wgquick.lean import TYPE_CHECKING, NamedTuple, Protocol, cast
-from wgquick.net import MAIN_TABLE, Destination, Endpoint, Prefix, PublicKey, Rule, SocketAddress, without_keys
+from wgquick.net import (
+    MAIN_NAME,
+    MAIN_TABLE,
+    Destination,
+    Endpoint,
+    Prefix,
+    PublicKey,
+    Rule,
+    SocketAddress,
+    without_keys,
+)
 from wgquick.transcript import command, note
 
 if TYPE_CHECKING:
@@ -768,7 +778,7 @@ def _in_table(word: str) -> str:
 
 
 def _table(rule: Rule) -> str:
-    return "main" if rule.table == MAIN_TABLE else str(rule.table)
+    return MAIN_NAME if rule.table == MAIN_TABLE else str(rule.table)
 
 
 def _added(rule: Rule) -> str:

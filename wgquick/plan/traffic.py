@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from wgquick.config.tables import is_separate
 from wgquick.errors import WgqError
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import Destination, Endpoint, Guard, Prefix, contains, pack_address
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from wgquick.device import DevicePeer
     from wgquick.net import PublicKey, SocketAddress
     from wgquick.plan.steps import Step, Undo
-
-_NO_TABLES = ("off", "main", "local", "default")
 
 
 class TrafficFacts(NamedTuple):
@@ -66,7 +65,7 @@ def check(settings: Settings) -> None:
 def _has_table(settings: Settings) -> bool:
     if settings.routes_automatically:
         return any(ip.length == 0 for peer in settings.peers for ip in peer.allowed_ips)
-    return settings.table not in _NO_TABLES
+    return is_separate(settings.table)
 
 
 def guard(settings: Settings, destinations: tuple[Destination, ...], facts: TrafficFacts) -> tuple[Step, ...]:

@@ -60,7 +60,7 @@ def of_routing(
 
 def is_full_tunnel(settings: Settings) -> bool:
     """Whether up chooses a mark and a table for default routes."""
-    return settings.table in ("", "auto") and any(
+    return settings.routes_automatically and any(
         not allowed.length for peer in settings.peers for allowed in peer.allowed_ips
     )
 

@@ -15,6 +15,7 @@ from wgquick.executor import netns_records, trial
 from wgquick.executor.journal import Journal, others
 from wgquick.executor.observe import rules
 from wgquick.executor.traffic import last_guard
+from wgquick.net import MAIN_NAME
 from wgquick.options import DIRECTORY
 from wgquick.plan.file_peers import merged
 from wgquick.plan.steps import RemoveGuard, UnsetDns
@@ -398,4 +399,4 @@ def _table(device: Device, settings: Settings | None, host: Host) -> str | None:
         return str(marked[0])
     if settings is None:
         return None
-    return "main" if settings.table in ("", "auto") else settings.table
+    return MAIN_NAME if settings.routes_automatically else settings.table

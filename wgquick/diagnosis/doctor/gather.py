@@ -260,7 +260,7 @@ def _undone_rules(record: Record | None) -> list[Any]:
 
 
 def _table(settings: Settings | None, host: Host) -> int | None:
-    if settings is None or settings.table in ("", "auto", "off"):
+    if settings is None or settings.routes_automatically or settings.table == "off":
         return None
     with suppress(Exception):
         return table_number(settings.table, host.table_names())
