@@ -15,6 +15,7 @@ from wgquick.config.reading import read_settings, read_stripped
 from wgquick.errors import ConfigError, WgqError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -96,6 +97,8 @@ def test_the_remedy_for_a_missing_file_covers_common_mistakes(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.conf").touch()
     assert "`./here.conf'" in remedy("here.conf", directory / "elsewhere")
+    wanted = f"Write `./no.conf' for a file in this directory, or `no' for {directory}/no.conf."
+    assert remedy("no.conf", directory).startswith(wanted)
 
 
 @pytest.mark.parametrize("file", ["a234567890123456.conf", "wg 0.conf", "wg0.txt", ".conf", "wg0.conf.bak"])
@@ -192,8 +195,16 @@ def test_warnings_of_wg_are_printed(directory: Path) -> None:
 
 def test_an_unreadable_file_is_an_error_with_its_path(directory: Path) -> None:
     (directory / "dir.conf").mkdir()
-    with pytest.raises(WgqError, match=r"cannot read `.*dir\.conf': Is a directory"):
-        read_stripped(locate(str(directory / "dir.conf")), pytest.fail)
+    (directory / "mem.conf").symlink_to("/proc/self/mem")
+    with pytest.raises(WgqError, match=r"cannot read `.*/mem': Input/output error"):
+        read_stripped(locate(str(directory / "mem.conf")), lambda _: None)
+
+
+@pytest.mark.parametrize("read", [locate, lambda path: location.read(Location("wg0", path))])
+def test_a_directory_is_named_as_such(directory: Path, read: Callable[[str], object]) -> None:
+    with pytest.raises(WgqError) as caught:
+        read(f"{directory}/")
+    assert str(caught.value) == f"`{directory}/' is a directory\n  Give the file: {directory}/NAME.conf"
 
 
 def test_strip_reads_a_located_file(directory: Path) -> None:

@@ -46,6 +46,8 @@ def locate(target: str, name: str | None = None, directory: str = DIRECTORY) -> 
     path = _given_path(target, directory)
     if not _exists(path):
         path = _by_long_name(target, name, directory)
+    if os.path.isdir(path):
+        raise _is_directory(path)
     return Location(valid_name(name) if name else _name_of(path), _resolved(path))
 
 
@@ -211,7 +213,12 @@ def _missing_remedy(target: str, directory: str) -> str:
         return f"For the file in this directory, write `./{target}'."
     if target.endswith(_SUFFIX) and os.path.exists(f"{directory}/{target}"):
         return f"For the file in {directory}, write `{target.removesuffix(_SUFFIX)}'."
-    return f"Configurations are in {directory}{_examples(directory)}; a path has to end in NAME.conf."
+    examples = _examples(directory)
+    if path != target and target.endswith(_SUFFIX):
+        stem = target.removesuffix(_SUFFIX)
+        words = f"Write `./{target}' for a file in this directory, or `{stem}' for {directory}/{target}."
+        return f"{words} Configurations are in {directory}{examples}." if examples else words
+    return f"Configurations are in {directory}{examples}; a path has to end in NAME.conf."
 
 
 def _examples(directory: str) -> str:
@@ -226,6 +233,15 @@ def _examples(directory: str) -> str:
     return f" ({', '.join([*found[:_LISTED], *more])})" if found else ""
 
 
+def _is_directory(path: str) -> WgqError:
+    return WgqError(f"`{path}' is a directory", remedy=f"Give the file: {path.rstrip('/')}/NAME{_SUFFIX}")
+
+
 def _unreadable(path: str, error: OSError) -> WgqError:
+    if isinstance(error, IsADirectoryError):
+        return _is_directory(path)
+    if isinstance(error, FileNotFoundError):
+        remedy = _missing_remedy(path if "/" in path else f"./{path}", DIRECTORY)
+        return WgqError(f"`{path}' does not exist", remedy=remedy)
     remedy = "Run this command as root, or with sudo." if isinstance(error, PermissionError) else ""
     return WgqError(f"cannot read `{path}': {os.strerror(error.errno or 0)}", remedy=remedy)

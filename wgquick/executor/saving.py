@@ -26,7 +26,7 @@ def cmd_save(settings: Settings, host: Host, options: Options, say: Callable[[st
     """Update the file that `settings` were read from (wg-quick's save_config); unchanged lines stay."""
     name = settings.name
     if name not in host.wireguard.interfaces():
-        raise not_wireguard(name)
+        raise not_wireguard(name, is_missing=host.rtnl.link(name) is None)
     if not settings.path:
         raise WgqError(
             f"the configuration of {name} was not read from a file", remedy="There is no file to save to."
