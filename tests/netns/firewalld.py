@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from tests.resolvers import install
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.namespaces import Namespace
+
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -79,3 +89,25 @@ def without_marks(machine: Namespace, firewall: str) -> None:
         saved = machine.out("ip6tables-save", "-t", table).splitlines()
         (rule,) = (line for line in saved if word in line and "wg-quick(8)" in line)
         machine.run(["ip6tables-restore", "-n"], input=f"*{table}\n-D{rule.removeprefix('-A')}\nCOMMIT\n")
+
+
+BUS = ("dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus")
+
+
+def firewalld(machine: Namespace, backend: str = "nftables") -> None:
+    """Start the real firewalld on its own system bus, with the tunnel's port open."""
+    install(machine, "firewalld", "netbase", "python3-firewall", "python3-nftables")
+    configuration = "/etc/firewalld/firewalld.conf"
+    machine.run(["sed", "-i", f"s/^FirewallBackend=.*/FirewallBackend={backend}/", configuration])
+    machine.run(["sh", "-c", f"grep -qx IPv6_rpfilter=yes {configuration} && mkdir -p /run/dbus"])
+    machine.run(["/usr/bin/python3", "/usr/bin/firewall-offline-cmd", f"--add-port={PORT}/udp"])
+    machine.popen(["sh", "-c", "exec dbus-daemon --system --nofork --nopidfile 2>/run/dbus/log"])
+    until(lambda: machine.run([*BUS, "org.freedesktop.DBus.ListNames"], check=False).returncode == 0, "a bus")
+    machine.popen(
+        ["sh", "-c", "exec /usr/bin/python3 /usr/sbin/firewalld --nofork --nopid >/run/firewalld.log 2>&1"]
+    )
+    # It gets its name before it is ready, and flushes the iptables tables meanwhile; it answers afterwards.
+    name = "org.fedoraproject.FirewallD1"
+    until(lambda: name in machine.out(*BUS, "org.freedesktop.DBus.ListNames"), "firewalld", 60)
+    call = ["dbus-send", "--system", "--print-reply", "--reply-timeout=60000", f"--dest={name}"]
+    machine.run([*call, f"/{name.replace('.', '/')}", f"{name}.getDefaultZone"])

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.netns.firewalld import EARLY_FILTER, PORT, hosts, reaches, tunnel, without_marks
-from tests.resolvers import install
-from tests.waiting import until
+from tests.netns.firewalld import EARLY_FILTER, PORT, firewalld, hosts, reaches, tunnel, without_marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.namespaces import Namespace
-
-BUS = ("dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus")
 
 
 @pytest.fixture
@@ -31,25 +27,6 @@ def up(machine: Namespace, text: str, firewall: str = "nft", **environment: str)
     machine.run(["sh", "-c", "umask 077; cat > /etc/wireguard/wg0.conf"], input=text)
     command = [sys.executable, "-m", "wgquick", "up", "wg0", "--firewall", firewall]
     machine.run(command, env={**os.environ, **environment})
-
-
-def firewalld(machine: Namespace, backend: str = "nftables") -> None:
-    """Start the real firewalld on its own system bus, with the tunnel's port open."""
-    install(machine, "firewalld", "netbase", "python3-firewall", "python3-nftables")
-    configuration = "/etc/firewalld/firewalld.conf"
-    machine.run(["sed", "-i", f"s/^FirewallBackend=.*/FirewallBackend={backend}/", configuration])
-    machine.run(["sh", "-c", f"grep -qx IPv6_rpfilter=yes {configuration} && mkdir -p /run/dbus"])
-    machine.run(["/usr/bin/python3", "/usr/bin/firewall-offline-cmd", f"--add-port={PORT}/udp"])
-    machine.popen(["sh", "-c", "exec dbus-daemon --system --nofork --nopidfile 2>/run/dbus/log"])
-    until(lambda: machine.run([*BUS, "org.freedesktop.DBus.ListNames"], check=False).returncode == 0, "a bus")
-    machine.popen(
-        ["sh", "-c", "exec /usr/bin/python3 /usr/sbin/firewalld --nofork --nopid >/run/firewalld.log 2>&1"]
-    )
-    # It gets its name before it is ready, and flushes the iptables tables meanwhile; it answers afterwards.
-    name = "org.fedoraproject.FirewallD1"
-    until(lambda: name in machine.out(*BUS, "org.freedesktop.DBus.ListNames"), "firewalld", 60)
-    call = ["dbus-send", "--system", "--print-reply", "--reply-timeout=60000", f"--dest={name}"]
-    machine.run([*call, f"/{name.replace('.', '/')}", f"{name}.getDefaultZone"])
 
 
 @pytest.mark.parametrize("firewall", ["nft", "iptables"])

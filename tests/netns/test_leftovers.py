@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.netns import name_server
 from tests.netns.tunnels import KEY, PEERS, WGQ, programs, wgq, with_resolvconf, write
 from wgquick.system import namespaces
 
@@ -26,33 +25,12 @@ CONFIG = (
 )
 NUMERIC = CONFIG.replace("vpn.example.net", "192.0.2.9")
 FILE = {"WGQ_DNS": "file", "WG_ENDPOINT_RESOLUTION_RETRIES": "0"}
-ANSWER = struct.pack("!HHHIH4s", 0xC00C, 1, 1, 60, 4, socket.inet_aton("192.0.2.9"))
-
-
-def serve_names() -> None:
-    """Answer each question for an IPv4 address with 192.0.2.9, and every other one with an empty answer."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind((NAME_SERVER, 53))
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        while True:
-            question, asker = server.recvfrom(4096)
-            end = question.index(b"\0", 12) + 5
-            answer = ANSWER if question[end - 4 : end - 2] == b"\0\1" else b""
-            counts = struct.pack("!HHHHH", 0x8180, 1, bool(answer), 0, 0)
-            server.sendto(question[:2] + counts + question[12:end] + answer, asker)
 
 
 @pytest.fixture
 def named(machine: Namespace) -> Namespace:
     """The machine with a name server that knows the endpoint, and a configuration that sets DNS by file."""
-    script = "from tests.netns.test_leftovers import serve_names; serve_names()"
-    serving = machine.popen(
-        [sys.executable, "-c", script], stdout=-1, env={**os.environ, "PYTHONPATH": os.getcwd()}
-    )
-    assert serving.stdout is not None
-    assert serving.stdout.readline() == b"ready\n"
-    serving.stdout.close()
+    name_server.start(machine, NAME_SERVER, vpn_example_net="192.0.2.9")
     machine.run(["sh", "-c", "cat >/etc/resolv.conf"], input=EARLIER)
     write(machine, CONFIG)
     return machine
@@ -100,7 +78,7 @@ def test_down_after_a_power_cut_repairs_the_file(named: Namespace, has_file: boo
 
 
 def test_the_next_up_removes_the_dns_of_a_killed_daemon(named: Namespace) -> None:
-    """In the same boot and namespace it goes by the link's index, as another link may have the name."""
+    """In the same boot and namespace wgq compares the link's index, as another link may have the name."""
     wgq_by_file(named, "up", "wg0")
     for daemon in programs(named, "wgq-userspace"):
         os.kill(daemon, 9)

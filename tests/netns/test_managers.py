@@ -10,7 +10,7 @@ import pytest
 
 import wgquick
 from tests.namespaces import host
-from tests.netns import test_firewalld as firewalld
+from tests.netns.firewalld import firewalld
 from tests.netns.managers import (
     install_network_manager,
     install_networkd,
@@ -157,7 +157,7 @@ def chains(machine: Namespace) -> str:
 
 def test_a_firewalld_reload_spares_the_tunnels_tables(machine: Namespace, tmp_path: Path) -> None:
     """`nft flush ruleset` of another program deletes the tunnel's as well."""
-    firewalld.firewalld(machine)
+    firewalld(machine)
     wgq(machine, "up", "wg0")
     with watching(machine, tmp_path) as watch:
         before = tables(machine)
@@ -171,7 +171,7 @@ def test_a_firewalld_reload_spares_the_tunnels_tables(machine: Namespace, tmp_pa
 
 def test_the_watch_restores_iptables_after_firewalld(machine: Namespace, tmp_path: Path) -> None:
     """A reload flushes all tables of iptables (FlushAllOnReload= in firewalld.conf(5))."""
-    firewalld.firewalld(machine, "iptables")
+    firewalld(machine, "iptables")
     wgq(machine, "up", "wg0", "--firewall", "iptables")
     with watching(machine, tmp_path) as watch:
         assert_restored(machine, watch, lambda: machine.run(["sh", "-c", RELOAD]), "firewall-restored", of=chains)
@@ -182,7 +182,7 @@ def test_the_watch_restores_iptables_after_firewalld(machine: Namespace, tmp_pat
 
 def test_the_watch_gives_up_against_firewalld_and_names_it(machine: Namespace) -> None:
     """firewalld works with nft(8) or iptables-restore(8), which the watch sees."""
-    firewalld.firewalld(machine)
+    firewalld(machine)
     wgq(machine, "up", "wg0")
     machine.popen(["sh", "-c", "while nft flush ruleset; do sleep 0.3; done"])
     event = machine.call(lambda: asyncio.run(asyncio.wait_for(given_up(), 4 * SOON)))

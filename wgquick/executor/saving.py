@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain, count
+
 from wgquick.config import edit, location
 from wgquick.config.atomic import write_atomic
 from wgquick.config.parser import parse
@@ -52,11 +54,26 @@ def _keep_edited(path: str, data: bytes, journal: Journal, say: Callable[[str], 
     source = record.applied.get("source") if record and record.applied else None
     if source is None or source == journal.digest()(data):
         return
-    copy = f"{path}.edited"
+    copy = _copy_of(path, data)
     write_atomic(copy, data)
     say(
         note(f"{path} was edited while the interface was up, and is overwritten: the edited file is kept as {copy}")
     )
+
+
+def _copy_of(path: str, data: bytes) -> str:
+    """The path for the copy: the first of PATH.edited, PATH.edited.2, ... that holds no other text."""
+    names = chain((f"{path}.edited",), (f"{path}.edited.{number}" for number in count(2)))
+    return next(name for name in names if _is_free(name, data))
+
+
+def _is_free(path: str, data: bytes) -> bool:
+    """Whether the file does not exist, or holds this text."""
+    try:
+        with open(path, "rb") as file:
+            return file.read() == data
+    except FileNotFoundError:
+        return True
 
 
 def _named(settings: Settings, device: Device) -> Iterator[Endpoint]:
