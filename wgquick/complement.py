@@ -31,18 +31,24 @@ def evaluate(expression: str) -> list[Network]:
     """
     spans: dict[int, list[Span]] = {4: [], 6: []}
     adds, is_empty = True, True
+    sign: tuple[str, int] | None = None
     for token in _TOKEN.finditer(expression):
         text, column = token[0], token.start() + 1
         if text[0] in "+-":
-            adds = text[0] == "+"
+            if sign:
+                break
+            adds, sign = text[0] == "+", (text[0], column)
             text, column = text[1:], column + 1
         if not text:
             continue
+        sign = None
         network = _network(text, column)
         span = int(network.network_address), int(network.broadcast_address)
         rest = list(_less(spans[network.version], span))
         spans[network.version] = [*rest, span] if adds else rest
         is_empty = False
+    if sign:
+        raise WgqError(f"no network follows `{sign[0]}'", where=f"column {sign[1]}", remedy=_EXAMPLE)
     if is_empty:
         raise WgqError("the expression has no network", remedy=_EXAMPLE)
     return [network for version in (4, 6) for network in _networks(spans[version], version)]

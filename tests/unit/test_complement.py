@@ -68,6 +68,14 @@ def test_the_last_network_with_an_address_decides(terms: list[tuple[bool, object
     assert all(int(one.broadcast_address) < int(two.network_address) for one, two in pairwise(found))
 
 
+@pytest.mark.parametrize("expression", ["0.0.0.0/0 - ", "0.0.0.0/0 -", "0.0.0.0/0 -, + 10.0.0.0/8"])
+def test_a_sign_without_a_network_is_an_error_with_its_column(expression: str) -> None:
+    with pytest.raises(WgqError) as caught:
+        evaluate(expression)
+    assert (caught.value.where, caught.value.what) == ("column 11", "no network follows `-'")
+    assert caught.value.remedy.startswith("Write networks, then `-'")
+
+
 @pytest.mark.parametrize(
     ("expression", "where"),
     [("0.0.0.0/0 - lan", "column 13"), ("10.0.0.1/8", "column 1"), ("10.0.0.0/8 -1.2.3", "column 13")],
