@@ -12,7 +12,7 @@ from tests.unit.snapshots import PEER as PEER_KEY
 from wgquick.api import parse
 from wgquick.diagnosis.cut_off import cut_off
 from wgquick.net import Prefix, pack_address
-from wgquick.plan.operator import client_of, leads_inside
+from wgquick.plan.operator import leads_inside, session_of
 
 ALLOWED = ("0.0.0.0/0", "0.0.0.0/1, 128.0.0.0/1", "203.0.113.0/24", "192.0.2.0/25", "10.9.0.0/16", "::/0")
 MAIN = [Prefix.parse(each) for each in ("192.0.2.0/24", "0.0.0.0/0")]
@@ -23,9 +23,9 @@ def warns(allowed_ips: str, connection: str, interface: str = "") -> bool:
         f"[Interface]\nPrivateKey = {OWN_KEY}\nAddress = 10.0.0.2/24\n{interface}\n"
         f"[Peer]\nPublicKey = {PEER_KEY}\nAllowedIPs = {allowed_ips}\n"
     )
-    client = client_of(connection)
-    assert client
-    return leads_inside(parse(text).settings, client, lambda _address: MAIN)
+    session = session_of(connection)
+    assert session
+    return leads_inside(parse(text).settings, session.client, lambda _address: MAIN)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,9 @@ def test_there_is_no_warning_for_an_excluded_network() -> None:
 
 @pytest.mark.parametrize("connection", ["", "a b c", "host 1 192.0.2.1 22", "1 2 3 4 5"])
 def test_an_invalid_ssh_connection_is_ignored(connection: str) -> None:
-    assert client_of(connection) is None
+    assert session_of(connection) is None
 
 
 def test_an_ipv4_mapped_address_counts_as_ipv4() -> None:
-    assert client_of("::ffff:203.0.113.7 1 ::ffff:192.0.2.1 22") == pack_address("203.0.113.7")
+    session = session_of("::ffff:203.0.113.7 1 ::ffff:192.0.2.1 22")
+    assert session == (pack_address("203.0.113.7"), 1, pack_address("192.0.2.1"), 22, "")

@@ -130,12 +130,12 @@ def warn_of_ssh(settings: Settings, remedy: str) -> None:
         return
     from wgquick.plan import operator
 
-    client = operator.client_of(connection)
+    session = operator.session_of(connection)
     try:
         if (
-            client
-            and operator.leads_inside(settings, client, api.main_routes)
-            and api.link_towards(client) != settings.name  # a session through the tunnel itself continues
+            session
+            and operator.leads_inside(settings, session.client, api.main_routes)
+            and api.link_towards(session.client) != settings.name  # a session through the tunnel itself continues
         ):
             say(operator.warning(settings.name, connection, remedy))
     except WgqError:  # continue without the warning

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from wgquick.config.grammar import mask
 from wgquick.diagnosis.trace import DELIVERED, trace
-from wgquick.net import MAIN_TABLE, Prefix, pack_address
+from wgquick.net import MAIN_TABLE, Prefix
+from wgquick.plan.operator import session_of
 from wgquick.plan.up import DEFAULT_MTU
 from wgquick.routing import (
     LINK,
@@ -33,33 +34,23 @@ if TYPE_CHECKING:
     from wgquick.routing import Snapshot
 
 _EXACT = 0xFFFFFFFF
-_MAPPED = bytes(10) + b"\xff\xff"
 _METRIC_OF_ADDRESS = {4: 0, 6: 256}  # of the route to an address's network (addrconf_prefix_route())
 _METRIC_OF_ROUTE = {4: 0, 6: 1024}
 
 
 def replies(connection: str) -> Query | None:
     """The packets that an SSH server sends to the client of SSH_CONNECTION (ssh(1)); None if it names none."""
-    words = connection.split()
-    try:
-        client, client_port, server, server_port = words
-        destination, source = (_address(word.partition("%")[0]) for word in (client, server))
-        return Query(
-            destination,
-            source,
-            output_link=client.partition("%")[2],
-            protocol=TCP,
-            source_port=int(server_port),
-            destination_port=int(client_port),
-        )
-    except ValueError:
+    session = session_of(connection)
+    if session is None:
         return None
-
-
-def _address(text: str) -> bytes:
-    """The packed address; an IPv4-mapped IPv6 address as IPv4."""
-    address = pack_address(text)
-    return address[12:] if address.startswith(_MAPPED) else address
+    return Query(
+        session.client,
+        session.server,
+        output_link=session.link,
+        protocol=TCP,
+        source_port=session.server_port,
+        destination_port=session.client_port,
+    )
 
 
 def cut_off(before: Snapshot, after: Snapshot, connection: str) -> str:

@@ -7,7 +7,7 @@ for any change, by tracing the session over a whole snapshot.
 from __future__ import annotations
 
 from wgquick.config.tables import is_main
-from wgquick.lean import TYPE_CHECKING
+from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import pack_address
 from wgquick.transcript import note
 
@@ -20,15 +20,29 @@ if TYPE_CHECKING:
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
-def client_of(connection: str) -> bytes | None:
-    """The address of the client in SSH_CONNECTION (ssh(1)), packed; None if there is none."""
-    words = connection.split()
-    if len(words) != 4:
-        return None
+class Session(NamedTuple):
+    """The ends of an SSH session: packed addresses and ports. `link` is the zone of the client's address, or ""."""
+
+    client: bytes
+    client_port: int
+    server: bytes
+    server_port: int
+    link: str = ""
+
+
+def session_of(connection: str) -> Session | None:
+    """The session of SSH_CONNECTION (ssh(1)); None if it names none. IPv4-mapped addresses count as IPv4."""
     try:
-        address = pack_address(words[0].partition("%")[0])
+        client, client_port, server, server_port = connection.split()
+        address, _, link = client.partition("%")
+        own = server.partition("%")[0]
+        return Session(_unmapped(address), int(client_port), _unmapped(own), int(server_port), link)
     except ValueError:
         return None
+
+
+def _unmapped(text: str) -> bytes:
+    address = pack_address(text)
     return address[12:] if address.startswith(_MAPPED) else address
 
 
