@@ -82,7 +82,7 @@ class EndpointStep(NamedTuple):
     mark: int = 0
 
 
-Step = RuleStep | RouteStep | PeerStep | EndpointStep
+TraceStep = RuleStep | RouteStep | PeerStep | EndpointStep
 
 
 class Trace(NamedTuple):
@@ -94,7 +94,7 @@ class Trace(NamedTuple):
     """
 
     query: Query
-    steps: tuple[Step, ...]
+    steps: tuple[TraceStep, ...]
     verdict: str
     reason: str = ""
     peer: PublicKey | None = None
@@ -152,7 +152,7 @@ def trace(
     other_end: OtherEnd | None = None,
 ) -> Trace:
     """Trace a packet. `ask` asks the kernel (`wgquick.system.routes.Routing`); `other_end` is the peer's file."""
-    steps: list[Step] = []
+    steps: list[TraceStep] = []
     query = with_source(snapshot, query)
     leg = _follow(snapshot, query, steps, ask, frozenset(), 0)
     peer = next((step for step in steps if isinstance(step, PeerStep)), None)
@@ -247,7 +247,7 @@ def _first_of(network: Prefix | AllowedIP) -> list[bytes]:
     return [number.to_bytes(bits // 8, "big") for number in numbers]
 
 
-def _doubts(steps: Iterable[Step]) -> list[str]:
+def _doubts(steps: Iterable[TraceStep]) -> list[str]:
     """The reasons that may stop a reply, although the packet itself is sent."""
     found = []
     for step in steps:
@@ -266,7 +266,7 @@ def _next_text(step: RouteStep) -> str:
 def _follow(
     snapshot: Snapshot,
     query: Query,
-    steps: list[Step],
+    steps: list[TraceStep],
     ask: Callable[[Query], Answer] | None,
     seen: frozenset[tuple[int, str]],
     depth: int,
@@ -307,7 +307,7 @@ def _follow(
 def _through(
     snapshot: Snapshot,
     query: Query,
-    steps: list[Step],
+    steps: list[TraceStep],
     ask: Callable[[Query], Answer] | None,
     seen: frozenset[tuple[int, str]],
     depth: int,

@@ -14,7 +14,7 @@ from wgquick.routing import LOOPBACK
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from wgquick.diagnosis.trace import Step, Trace
+    from wgquick.diagnosis.trace import Trace, TraceStep
     from wgquick.routing import PolicyRule, Ports, Query
 
 _OUTER = ("", "outer-")
@@ -52,7 +52,7 @@ def _address(address: bytes | None) -> str | None:
     return address_text(address) if address else None
 
 
-def _step(step: Step) -> dict[str, object]:
+def _step(step: TraceStep) -> dict[str, object]:
     match step:
         case RuleStep(depth, passed):
             rule = passed.rule

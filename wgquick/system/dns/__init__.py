@@ -20,7 +20,7 @@ NAMESPACES = "/etc/netns"
 """The directory with a folder of files for each named network namespace (ip-netns(8))."""
 COMMENT = b"# wgq: "
 """The start of wgq's comments in resolv.conf."""
-Current = tuple[tuple[str, ...], tuple[str, ...]]
+LinkServers = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class LinkDns(NamedTuple):
@@ -40,7 +40,7 @@ class Resolver(Protocol):
     def unset(self, name: str) -> None:
         """Remove the link's DNS; does nothing if there is none."""
 
-    def current(self, name: str) -> Current | None:
+    def current(self, name: str) -> LinkServers | None:
         """The link's current servers and search domains; None if they are unknown."""
 
     def set_lines(self, name: str, dns: LinkDns) -> tuple[Line, ...]:
@@ -89,7 +89,7 @@ class Dns:
         """Remove them; does nothing if there are none."""
         self._resolver(mode).unset(name)
 
-    def current(self, mode: str, name: str) -> Current | None:
+    def current(self, mode: str, name: str) -> LinkServers | None:
         """The link's current servers and search domains; None if the mode has none for it."""
         return self._resolver(mode).current(name)
 

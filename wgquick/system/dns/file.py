@@ -21,7 +21,7 @@ from wgquick.transcript import command, note
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wgquick.system.dns import Current, LinkDns
+    from wgquick.system.dns import LinkDns, LinkServers
     from wgquick.transcript import Line
 
 _MODE = 0o644
@@ -77,7 +77,7 @@ class ResolvConfFile:
         elif not others:
             self._put_back(record)
 
-    def current(self, name: str) -> Current | None:
+    def current(self, name: str) -> LinkServers | None:
         """The tunnel's servers and search domains, if the file still has them."""
         found = (tunnel for tunnel in self._record().tunnels if tunnel.name == name)
         return next(((tunnel.servers, tunnel.search) for tunnel in found), None)
@@ -178,7 +178,7 @@ class ResolvConfFile:
             self._overwrite(content)
 
     def _overwrite(self, content: bytes) -> None:
-        """Write in place: one write(2), then a truncation. The file is complete at each moment."""
+        """Write in place: one write(2), then a truncation. A reader never sees an incomplete file."""
         earlier = _contents(self._path)
         file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         try:

@@ -12,7 +12,7 @@ from wgquick.transcript import command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wgquick.system.dns import Current, LinkDns
+    from wgquick.system.dns import LinkDns, LinkServers
     from wgquick.transcript import Line
 
 _ORDER = "/etc/resolvconf/interface-order"
@@ -46,7 +46,7 @@ class Resolvconf:
         if found := _installed():
             self._run(found, _delete(name), b"")
 
-    def current(self, name: str) -> Current | None:
+    def current(self, name: str) -> LinkServers | None:
         """The output of `resolvconf -l NAME`, or the content of the record if -l is not supported."""
         record = f"{_prefix()}{name}"
         status, text, _ = _outcome(_installed(), ["-l", record], b"")
@@ -114,7 +114,7 @@ def _section(text: str, record: str) -> str:
     return next((lines for heading, _, lines in sections if heading.strip() == record), "")
 
 
-def _parsed(text: str) -> Current | None:
+def _parsed(text: str) -> LinkServers | None:
     lines = [line.split() for line in text.splitlines()]
     servers = tuple(words[1] for words in lines if len(words) == 2 and words[0] == "nameserver")
     search = tuple(word for words in lines if words[:1] == ["search"] for word in words[1:])

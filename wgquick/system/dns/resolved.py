@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from jeepney import Message
 
-    from wgquick.system.dns import Current, LinkDns
+    from wgquick.system.dns import LinkDns, LinkServers
     from wgquick.transcript import Line
 
 _NAME = "org.freedesktop.resolve1"
@@ -86,7 +86,7 @@ class Resolved:
             if refusal.kind not in _GONE:
                 raise
 
-    def current(self, name: str) -> Current | None:
+    def current(self, name: str) -> LinkServers | None:
         """The link's properties DNS and Domains."""
         try:
             link = _index(name)
