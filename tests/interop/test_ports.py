@@ -34,7 +34,7 @@ def is_up(end: End) -> bool:
 
 
 def is_bound(machine: Namespace) -> bool:
-    """Whether a socket has the port. `is_free` would take it for a moment, just when the daemon may bind it."""
+    """Whether a socket has the port. `is_free` would bind it briefly, and the daemon could fail to bind it."""
     return f":{PORT} " in machine.out("ss", "-Huln")
 
 

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _all(checks: dict[str, Callable[[], None]]) -> None:
-    """Start the tunnels that have to age; meanwhile two processes run the others, one while the other waits.
+    """Start the tunnels that have to age; meanwhile two processes run the other checks in parallel.
 
     The clock is set when all others have ended.
     """

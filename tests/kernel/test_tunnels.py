@@ -10,5 +10,5 @@ pytestmark = pytest.mark.timeout(7200)  # the first test waits for the kernel's 
 
 
 @pytest.mark.parametrize("check", [*CHECKS, *AGED])
-def test_ours_with_the_kernels(outcomes: dict[str, str], check: str) -> None:
+def test_wgq_userspace_works_with_the_kernels_wireguard(outcomes: dict[str, str], check: str) -> None:
     assert outcomes[check] == ""

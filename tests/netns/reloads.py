@@ -168,7 +168,7 @@ def reload_killed_at(step: int) -> bool:
 def kill_at_steps(
     machine: Namespace, call: Callable[..., object], stride: int = 1, files: tuple[str, str] = KILLED
 ) -> int:
-    """Kill reloads, and compare with up what the next reload leaves, and with the pristine machine what down does.
+    """Kill reloads. The next reload must leave the state of up, and down that of the untouched machine.
 
     `call` runs wgq. A reload is killed before every step, or with `stride` before every such step. Returns how
     many reloads there were.

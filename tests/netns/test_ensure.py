@@ -227,7 +227,7 @@ def test_the_api_says_what_was_done(machine: Namespace) -> None:
 
 
 def test_values_that_a_hook_set_over_the_files_stay(machine: Namespace) -> None:
-    """PostUp replaces the file's key and values; what the file says anew counts, and so does what others set."""
+    """PostUp replaces the file's. Values that changed in the file are applied; values that others set stay."""
     peer = f"wg set %i peer {PEERS[0]} persistent-keepalive 7 preshared-key /run/key allowed-ips"
     hook = (
         "PostUp = wg genkey >/run/key; wg set %i private-key /run/key listen-port 51993\n"

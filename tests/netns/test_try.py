@@ -186,7 +186,7 @@ def test_a_reload_after_a_rollback_has_nothing_to_do(machine: Namespace) -> None
         assert json.loads(wgq(machine, "status", "--json").stdout)["interfaces"][0]["drift"] == []
 
 
-def test_confirm_keeps_it(up: Namespace) -> None:
+def test_confirm_keeps_the_change(up: Namespace) -> None:
     with trying(up, "reload", "wg0", "--timeout", LONG, "--json") as process:
         wgq(up, "confirm", "wg0")
         out, errors = process.communicate(timeout=60)
@@ -397,7 +397,7 @@ def test_another_command_ends_the_trial(up: Namespace, verb: str) -> None:
         assert "10.0.0.9/24" in up.out("ip", "addr")
 
 
-def test_a_command_that_fails_does_not_end_it(up: Namespace) -> None:
+def test_a_command_that_fails_does_not_end_the_trial(up: Namespace) -> None:
     with trying(up, "reload", "wg0", "--timeout", LONG):
         wgq(up, "up", "wg0", status=1)
         write(up, config("ListenPort = 0x"))

@@ -62,7 +62,7 @@ def write_files(machine: Namespace) -> None:
 
 @pytest.fixture
 def _more_instances() -> Iterator[None]:
-    """The daemons would take root's inotify instances, of which each daemon of another test needs one."""
+    """Raise the limit, as root's inotify instances are needed by daemons of other tests."""
     usual = INSTANCES.read_text()
     INSTANCES.write_text(str(int(usual) + COUNT))
     yield
@@ -73,12 +73,12 @@ def _more_instances() -> Iterator[None]:
 @pytest.mark.usefixtures("_more_instances")
 def test_an_idle_watch_of_a_hundred_interfaces_costs_little(tmp_path: Path) -> None:
     """MOST seconds of processor time, and 60 MB; a fifth are in two other network namespaces."""
-    with before_other_work(), host() as machine:  # its first look takes seconds
+    with before_other_work(), host() as machine:  # the first check takes seconds
         machine.uplink()
         write_files(machine)
         machine.call(bring_up, COUNT)
         with watching(machine, tmp_path) as watch:
-            time.sleep(10)  # the first looks at all peers and paths
+            time.sleep(10)  # the first checks of all peers and paths
             used: list[float] = []
             while min(used, default=MOST + 1) > MOST:  # other work makes the same wake-ups dearer
                 assert len(used) < 3, f"{used} s of processor time in {SECONDS:.0f} s each"

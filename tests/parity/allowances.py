@@ -158,7 +158,7 @@ def a_failed_resolvconf_is_rolled_back(case: Case, trial: Trial) -> Trial:
 
 
 def the_journal_outlives_the_link(case: Case, trial: Trial) -> Trial:
-    """Without the link, wg-quick's down fails; wgq's goes by the journal and succeeds."""
+    """Without the link, wg-quick's down fails; wgq's uses the journal and succeeds."""
     status = case.now("down-status")
     if status is None or (trial.down.status, trial.down.transcript) != (1, []):
         return trial

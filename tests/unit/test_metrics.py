@@ -38,7 +38,7 @@ def key(name: str, /, **labels: str) -> object:
     return name, frozenset(labels.items())
 
 
-def test_metrics_with_the_names_of_mdlayhers_exporter() -> None:
+def test_metrics_can_have_the_names_of_mdlayhers_exporter() -> None:
     found = samples("mdlayher")
     one, two = {"device": "wg0", "public_key": ONE}, {"device": "wg0", "public_key": TWO}
     assert found[key("wireguard_device_info", device="wg0", public_key="key of wg0")] == 1

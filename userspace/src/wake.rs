@@ -291,7 +291,7 @@ mod loom {
             self.inbox.sleep(self.clock.now(), None, |waker, timeout| self.clock.poll(waker, timeout));
         }
 
-        /// Works like the control thread under load, until it has taken this many of each.
+        /// Works like the control thread under load, until it has taken so many messages, tasks and deadlines.
         fn take(&self, messages: usize, tasks: usize, deadlines: usize) {
             let mut left = [messages, tasks, deadlines];
             loop {

@@ -79,7 +79,10 @@ def _remedy(fault: Diagnostic, odd: Odd) -> str:
 
 
 def _odd(text: str, fault: Diagnostic) -> Odd | None:
-    """The causing character. Letters of other scripts count only in ASCII values and in keys like known ones."""
+    """The causing character.
+
+    A letter of another script is reported only in an ASCII value, or in a key that resembles a known one.
+    """
     resembles = fault.code == "unknown-key" and bool(fault.about)
     if fault.code in _LENIENT and not resembles:
         return suspicious(text)

@@ -111,7 +111,7 @@ def _elsewhere(
 
 
 def is_unfinished(name: str, link: Link, host: Host) -> bool:
-    """Whether the link is left over from a killed `up`, so that nobody relies on it yet."""
+    """Whether a killed `up` left the link; nothing uses it yet."""
     record = Journal(host.journal_directory, name).read()
     if record is None or record.complete or record.unread:
         return False

@@ -105,7 +105,10 @@ def _lans(given: Recorded, host: Host) -> tuple[Prefix, ...]:
 
 
 def restore_missing(name: str, kinds: Collection[str], spared: Collection[str], host: Host) -> Restored | None:
-    """Restore lost state of these kinds, except the texts in `spared`; None if another run holds the lock."""
+    """Restore lost state of these kinds, except those whose text is in `spared`.
+
+    None if another run holds the lock.
+    """
     with host.interface_lock_if_free(name) as is_held:
         if not is_held:
             return None

@@ -368,7 +368,7 @@ _BORN_WITH = ("lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0"
 
 
 def _pass_on(name: str, where: NetnsRecord, host: Host) -> bool:
-    """Pass the namespace on to another tunnel in it, which deletes it in its `down`; False if there is none."""
+    """Let another tunnel in the namespace delete it in its `down`; False if there is none."""
     for other in names(host):
         found = record_of(other, host) if other != name else None
         if found is not None and found.netns == where.netns:

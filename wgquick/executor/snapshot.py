@@ -108,7 +108,7 @@ def facts(
 
 
 def lans(settings: Settings, known: Known | None, host: Host) -> tuple[Prefix, ...]:
-    """What `lan` means, if the settings have it or had it."""
+    """The networks of `lan`, if the new or the recorded settings use it."""
     had = known is not None and known.extras is not None and LAN in known.extras.exclude
     return traffic.lans(settings.name, host) if had else traffic.excluded_lans(settings, host)
 

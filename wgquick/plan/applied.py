@@ -218,7 +218,7 @@ def recorded(applied: Applied) -> dict[str, Any]:
         "hooked": " ".join(sorted(key.hex() for key in applied.hooked)),
         "extras": _recorded_extras(applied.extras),
         "overridden": " ".join(sorted(applied.overridden)),
-        "told": _recorded_extras(applied.option_extras),
+        "told": _recorded_extras(applied.option_extras),  # the extras that options set
         "means": None if applied.mechanisms is None else list(applied.mechanisms),
     }
 

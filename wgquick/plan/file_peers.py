@@ -121,7 +121,7 @@ def _joined(earlier: PeerSettings, peer: PeerSettings) -> PeerSettings:
 def claimed(
     peer: PeerSettings, live: DevicePeer | None = None, earlier: FilePeers | None = None
 ) -> tuple[AllowedIP, ...]:
-    """The networks that a peer claims: the file's; the device's if the file sets none and never did."""
+    """The file's networks. If the file has never set any, the device's."""
     keeps = not peer.replace_allowed_ips
     if not keeps and not peer.allowed_ips:
         before = (earlier or {}).get(peer.public_key.raw)

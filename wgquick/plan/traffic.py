@@ -47,7 +47,7 @@ def is_wanted(settings: Settings) -> bool:
 
 
 def check(settings: Settings) -> None:
-    """WgqError if the settings cannot be met."""
+    """WgqError if the settings cannot be applied to this tunnel."""
     extras = settings.extras
     networks = [each for each in extras.exclude if not isinstance(each, str)]
     allowed = {(ip.address, ip.length) for peer in settings.peers for ip in peer.allowed_ips}

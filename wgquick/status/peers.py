@@ -45,11 +45,14 @@ class _Sample(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """The counters of a device's peers at a time; `heard` has the last one at which each had received data."""
+    """The counters of a device's peers at a time.
+
+    `last_received` maps each peer to the last sample in which it had received data.
+    """
 
     time: float
     counters: dict[bytes, _Counters]
-    heard: dict[bytes, _Sample]
+    last_received: dict[bytes, _Sample]
 
 
 class History:
@@ -64,8 +67,8 @@ class History:
         A peer that the last reading does not have is missing.
         """
         counters = {peer.public_key.raw: (peer.rx_bytes, peer.tx_bytes) for peer in device.peers}
-        earlier, heard = self._last.get(device.name), dict[bytes, _Sample]()
-        self._last[device.name] = _Reading(now, counters, heard)
+        earlier, last_received = self._last.get(device.name), dict[bytes, _Sample]()
+        self._last[device.name] = _Reading(now, counters, last_received)
         if earlier is None:
             return {}
         found = {}
@@ -73,24 +76,24 @@ class History:
             key = peer.public_key.raw
             if (before := earlier.counters.get(key)) is not None:
                 last, latest = _Sample(earlier.time, before), _Sample(now, counters[key])
-                is_heard = last.counters[0] != latest.counters[0] or last.counters[1] > latest.counters[1]
-                heard[key] = latest if is_heard else earlier.heard.get(key, last)
-                found[key] = _trend(peer, last, heard[key], latest)
+                has_received = last.counters[0] != latest.counters[0] or last.counters[1] > latest.counters[1]
+                last_received[key] = latest if has_received else earlier.last_received.get(key, last)
+                found[key] = _trend(peer, last, last_received[key], latest)
         return found
 
 
-def _trend(peer: DevicePeer, last: _Sample, heard: _Sample, latest: _Sample) -> Trend:
+def _trend(peer: DevicePeer, last: _Sample, last_received: _Sample, latest: _Sample) -> Trend:
     (rx, tx), (last_rx, last_tx) = latest.counters, last.counters
     if latest.time <= last.time or rx < last_rx or tx < last_tx:  # the device was created again
         return UNKNOWN
-    span, silence = latest.time - last.time, latest.time - heard.time
+    span, silence = latest.time - last.time, latest.time - last_received.time
     interval = peer.persistent_keepalive
     keepalives = _EMPTY * (int(silence / interval) + 1) if interval else 0
     return Trend(
         rx_rate=(rx - last_rx) / span,
         tx_rate=(tx - last_tx) / span,
         sends=tx > last_tx,
-        unanswered=silence >= _UNANSWERED and tx - heard.counters[1] > keepalives,
+        unanswered=silence >= _UNANSWERED and tx - last_received.counters[1] > keepalives,
     )
 
 
