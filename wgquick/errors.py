@@ -9,6 +9,8 @@ from wgquick.lean import TYPE_CHECKING, NamedTuple, signal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from wgquick.net import Endpoint
+
 
 # The exit statuses (docs/reference.md). A signal's is 128 + N, and a failed hook's is the hook's own.
 FAILURE = 1
@@ -116,6 +118,14 @@ class OperationError(WgqError):
         super().__init__(what, where=where, remedy=remedy)
         self.errno = errno
         self.status = status
+
+
+class UnresolvedError(OperationError):
+    """An Endpoint that cannot be resolved."""
+
+    def __init__(self, what: str, endpoint: Endpoint, *, remedy: str = "") -> None:
+        self.endpoint = endpoint
+        super().__init__(what, remedy=remedy)
 
 
 class BatchError(OperationError):

@@ -107,3 +107,17 @@ def test_children_of_a_hook_do_not_get_the_configuration(machine: Namespace) -> 
     seen = machine.out("cat", "/run/env", "/run/argv")
     assert "WG_CONFIG=" not in seen
     assert KEY not in seen
+
+
+@pytest.mark.parametrize("options", [(), ("--exclude", "192.0.2.0/24"), ("--kill-switch",)])
+def test_an_endpoint_without_an_address_is_reported_with_its_place(
+    machine: Namespace, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WG_ENDPOINT_RESOLUTION_RETRIES", "0")
+    peer = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+    write(machine, "[Peer]", f"PublicKey = {peer}", "AllowedIPs = 0.0.0.0/0", "  Endpoint = nosuch.invalid:5 # no")
+    done = wgq(machine, "up", "wg0", *options)
+    *_, what, remedy = done.stderr.splitlines()
+    assert (done.returncode, remedy) == (1, "  Check the endpoint's host name and the name servers.")
+    assert what.startswith(f"wgq: {FILE}:6:14: ")
+    assert what.endswith(" in name resolution: `nosuch.invalid:5'")

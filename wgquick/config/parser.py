@@ -13,14 +13,14 @@ from wgquick.config.grammar import GrammarError
 from wgquick.config.keys import KEYS
 from wgquick.config.settings import Address, PeerSettings, Settings
 from wgquick.errors import ConfigError, Diagnostic
-from wgquick.lean import TYPE_CHECKING, NamedTuple
+from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
     from wgquick.config.document import Document, QuickLine
-    from wgquick.net import AllowedIP
+    from wgquick.net import AllowedIP, Endpoint
 
     _Readers = dict[str, tuple[int, Callable[[str], Any]]]
 
@@ -88,6 +88,15 @@ def table_fault(document: Document, fault: GrammarError) -> Diagnostic | None:
     from wgquick.config.explain import named
 
     return named(document, _diagnostic(given[-1].row, document.quick_value(given[-1])[1] + 1, fault))
+
+
+def endpoint_place(document: Document, endpoint: Endpoint) -> tuple[int, int] | None:
+    """The line and the column of an Endpoint, from 1; None if the file no longer has it."""
+    for row, line in enumerate(document.lines()):
+        with suppress(GrammarError):
+            if line.key == "Endpoint" and grammar.endpoint("".join(line.value_text.split())) == endpoint:
+                return row + 1, line.value[0] + 1
+    return None
 
 
 def _settings(wg: _WgSections, quick: _QuickKeys, name: str, path: str) -> Settings:

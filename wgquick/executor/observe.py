@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from wgquick.config import location
 from wgquick.config.grammar import GrammarError
-from wgquick.config.parser import table_fault
+from wgquick.config.parser import endpoint_place, table_fault
 from wgquick.config.tables import table_number
 from wgquick.device import peer_of
-from wgquick.errors import ConfigError, OperationError, WgqError
+from wgquick.errors import ConfigError, OperationError, UnresolvedError, WgqError
 from wgquick.executor import src_valid_mark, udp_port
-from wgquick.lean import TYPE_CHECKING
+from wgquick.lean import TYPE_CHECKING, suppress
 from wgquick.net import FIRST_TABLE, MAIN_TABLE, TUNNELS, SocketAddress, pack_address
 from wgquick.plan.facts import DefaultFacts, DownFacts, EndpointFacts, MtuFacts, RouteFacts
 from wgquick.plan.steps import parameter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.device import Device, DevicePeer
     from wgquick.errors import Diagnostic
-    from wgquick.net import AllowedIP, Link, Path, Prefix, Rule
+    from wgquick.net import AllowedIP, Endpoint, Link, Path, Prefix, Rule
     from wgquick.options import Options
     from wgquick.ports import Host, RtNetlink, Sysctl
 
@@ -32,7 +32,29 @@ MOST_TRACED = 64
 def endpoints(settings: Settings, host: Host, options: Options) -> EndpointFacts:
     """Resolve every endpoint of the configuration, each once."""
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
-    return EndpointFacts((host.resolved_now if options.no_wait_for_dns else host.resolve_all)(wanted))
+    if options.no_wait_for_dns:
+        return EndpointFacts(host.resolved_now(wanted))
+    return EndpointFacts(resolve_all(settings, wanted, host))
+
+
+def resolve_all(settings: Settings, wanted: Iterable[Endpoint], host: Host) -> dict[Endpoint, SocketAddress]:
+    """Resolve endpoints of the file; UnresolvedError has the place of the one that cannot be resolved."""
+    try:
+        return host.resolve_all(wanted)
+    except UnresolvedError as error:
+        error.where = _place(settings, error.endpoint)
+        raise
+
+
+def _place(settings: Settings, endpoint: Endpoint) -> str:
+    """PATH:LINE:COLUMN, the path alone if the file no longer has the endpoint, or "" without a file."""
+    if not settings.path:
+        return ""
+    with suppress(WgqError):  # the file was removed after it was read
+        document = location.read(location.Location(settings.name, settings.path))
+        if place := endpoint_place(document, endpoint):
+            return f"{settings.path}:{place[0]}:{place[1]}"
+    return settings.path
 
 
 def ipv6(name: str, host: Host) -> bool:

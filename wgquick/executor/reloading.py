@@ -313,7 +313,7 @@ class Reload:
     def _resolve(self, wanted: Sequence[Endpoint]) -> dict[Endpoint, SocketAddress]:
         """The addresses of endpoints; with `no_wait_for_dns` only of those that can be resolved now."""
         if not self._options.no_wait_for_dns:
-            return self._host.resolve_all(wanted)
+            return observe.resolve_all(self._settings, wanted, self._host)
         found = self._host.resolved_now(wanted)
         for each in up.unresolved(self._name, wanted, EndpointFacts(found)):
             self._say(each.line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wgquick.config.grammar import mask
 from wgquick.config.settings import LAN
 from wgquick.errors import SignalError
-from wgquick.executor import udp_port
+from wgquick.executor import observe, udp_port
 from wgquick.executor.journal import others
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import QUERY_MARK, TUNNELS, Prefix, SocketAddress, contains
@@ -42,7 +42,8 @@ def endpoints(
     known, newer = _known(earlier), resolved or {}
     wanted = dict.fromkeys(peer.endpoint for peer in settings.peers if peer.endpoint)
     found = {each: newer.get(each) or known[each] for each in wanted if each in newer or each in known}
-    return EndpointFacts(found | host.resolve_all(each for each in wanted if each not in found))
+    missing = [each for each in wanted if each not in found]
+    return EndpointFacts(found | observe.resolve_all(settings, missing, host))
 
 
 def _known(earlier: RemoveGuard | None) -> dict[Endpoint | PublicKey, SocketAddress]:

@@ -6,7 +6,7 @@ import _socket
 import time
 from _socket import AF_INET, AF_INET6, AF_UNSPEC, EAI_FAIL, EAI_NODATA, EAI_NONAME, IPPROTO_UDP, SOCK_DGRAM
 
-from wgquick.errors import OperationError
+from wgquick.errors import OperationError, UnresolvedError
 from wgquick.lean import TYPE_CHECKING, suppress
 from wgquick.net import SocketAddress, without_keys
 from wgquick.options import RETRIES
@@ -82,13 +82,14 @@ def resolve(
         pause = min(_LONGEST_PAUSE, pause * 6 // 5)
 
 
-def _unresolved(endpoint: Endpoint, reason: str) -> OperationError:
+def _unresolved(endpoint: Endpoint, reason: str) -> UnresolvedError:
     """The error for a name, or for an address with a zone that is not a link."""
     address, zone, link = endpoint.host.partition("%")
     if not (zone and ":" in address):
-        return OperationError(reason, remedy="Check the endpoint's host name and the name servers.")
+        return UnresolvedError(reason, endpoint, remedy="Check the endpoint's host name and the name servers.")
     named = without_keys(str(endpoint))
-    return OperationError(f"there is no link `{link}': `{named}'", remedy="Write the name of a link after the `%'.")
+    what = f"there is no link `{link}': `{named}'"
+    return UnresolvedError(what, endpoint, remedy="Write the name of a link after the `%'.")
 
 
 def resolved_now(
@@ -203,7 +204,8 @@ def _numeric(endpoint: Endpoint) -> SocketAddress | None:
 def _first(endpoint: Endpoint, getaddrinfo: Callable[..., Any]) -> SocketAddress:
     found = _interruptibly(lambda: _ask(endpoint, getaddrinfo))[0]
     if found[0] not in (AF_INET, AF_INET6):
-        raise OperationError(f"Neither IPv4 nor IPv6 address found: `{endpoint}'")
+        what = f"Neither IPv4 nor IPv6 address found: `{without_keys(str(endpoint))}'"
+        raise UnresolvedError(what, endpoint, remedy="Check the endpoint's host name.")
     return _socket_address(found)
 
 
