@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from errno import EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ENODEV
 
-from wgquick.diagnosis.nets import LINK_LOCAL, contains, head, host
+from wgquick.diagnosis.nets import LINK_LOCAL, LOOPBACK_NETS, contains, head, host
 from wgquick.diagnosis.source_address import source_of, vrf_of
 from wgquick.lean import TYPE_CHECKING, NamedTuple
 from wgquick.net import INITIAL_RULES, MAIN_TABLE, Prefix, address_text
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 _ACTION_ERRORS = {"blackhole": EINVAL, "unreachable": ENETUNREACH, "prohibit": EACCES}
 _KIND_ERRORS = {"blackhole": EINVAL, "unreachable": EHOSTUNREACH, "prohibit": EACCES}
-_LOOPBACKS = Prefix.parse("127.0.0.0/8")
 _MULTICAST = {4: Prefix.parse("224.0.0.0/4"), 6: Prefix.parse("ff00::/8")}
 _LOCAL_MULTICAST = Prefix.parse("224.0.0.0/24")
-_LOOPBACK6 = Prefix.parse("::1/128")
 _BROADCAST = b"\xff\xff\xff\xff"
 _AT_ONCE = 1 << 10  # __find_rr_leaf() stops at a blackhole nexthop object
 _PREFERENCES = {0: 2, 1: 3, 3: 1}  # IPV6_DECODE_PREF: medium, high, low
@@ -175,7 +173,7 @@ def _fault_of_source(snapshot: Snapshot, found: Walk) -> str:
     link = snapshot.links.get(found.link)
     if not found.source or not link or link.is_loopback or link.vrf_table or link.route_localnet:
         return ""
-    if contains(_LOOPBACKS, host(found.source)):
+    if contains(LOOPBACK_NETS[4], host(found.source)):
         return f"a packet from {address_text(found.source)} does not leave the host"
     return ""
 
@@ -520,7 +518,7 @@ def _score_hop6(snapshot: Snapshot, route: TableRoute, hop: NextHop, flow: Flow,
 def _is_strict(flow: Flow) -> bool:
     """Whether the link must be the one asked for (RT6_LOOKUP_F_IFACE)."""
     destination = host(flow.query.destination)
-    needs = any(contains(each, destination) for each in (LINK_LOCAL[6], _MULTICAST[6], _LOOPBACK6))
+    needs = any(contains(each, destination) for each in (LINK_LOCAL[6], _MULTICAST[6], LOOPBACK_NETS[6]))
     return needs or (bool(flow.output_link) and not flow.query.source)
 
 

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from wgquick.net import Network as Network
 
 LINK_LOCAL = {4: Prefix.parse("169.254.0.0/16"), 6: Prefix.parse("fe80::/10")}
+LOOPBACK_NETS = {4: Prefix.parse("127.0.0.0/8"), 6: Prefix.parse("::1/128")}
 _PRIVATE = [
     *LINK_LOCAL.values(),
     *map(Prefix.parse, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")),
 ]
 _HOME = [Prefix.parse(text) for text in ("192.168.0.0/24", "192.168.1.0/24", "172.17.0.0/16")]
-_ON_LINK = (LINK_LOCAL[6], Prefix.parse("127.0.0.0/8"), Prefix.parse("::1/128"))
+_ON_LINK = (LINK_LOCAL[6], *LOOPBACK_NETS.values())
 
 
 def bits(address: bytes) -> int:

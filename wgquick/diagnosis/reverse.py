@@ -8,7 +8,7 @@ from __future__ import annotations
 from errno import EHOSTUNREACH, EINVAL, EXDEV
 
 from wgquick.diagnosis.fib import Flow, by_rules, is_untouched, walk
-from wgquick.diagnosis.nets import contains, host
+from wgquick.diagnosis.nets import LOOPBACK_NETS, contains, host
 from wgquick.diagnosis.source_address import vrf_of
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix, address_text
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from wgquick.routing import NextHop, Snapshot
 
 _NEVER_SOURCES = (Prefix.parse("224.0.0.0/4"), Prefix.parse("255.255.255.255/32"))
-_LOOPBACKS = Prefix.parse("127.0.0.0/8")
 STRICT = 1
 
 
@@ -59,7 +58,9 @@ def _odd_address(query: Query, *, local: bool) -> str:
         return f"{address_text(source)} is not a valid source"
     if query.destination[0] == 0:
         return f"{address_text(query.destination)} is not a valid destination"
-    if not local and (contains(_LOOPBACKS, host(source)) or contains(_LOOPBACKS, host(query.destination))):
+    if not local and (
+        contains(LOOPBACK_NETS[4], host(source)) or contains(LOOPBACK_NETS[4], host(query.destination))
+    ):
         return "127.0.0.0/8 is accepted only on lo"
     return ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wgquick.diagnosis.nets import contains, head, host, is_link_local
+from wgquick.diagnosis.nets import LOOPBACK_NETS, contains, head, host, is_link_local
 from wgquick.lean import TYPE_CHECKING
 from wgquick.net import Prefix
 from wgquick.routing import HOST, LINK
@@ -33,7 +33,6 @@ _LABELS = sorted(
 )
 _SITE_LOCAL = Prefix.parse("fec0::/10")
 _MULTICAST, _ORCHID = Prefix.parse("ff00::/8"), Prefix.parse("2001:10::/28")
-_LOOPBACK6 = host(bytes(15) + b"\x01")
 _SCOPE_LINK, _SCOPE_SITE, _SCOPE_GLOBAL = 2, 5, 14
 
 
@@ -118,7 +117,7 @@ def _score(own: LocalAddress, link: str, destination: bytes, name: str) -> tuple
     return (
         int(own.address == destination),
         -scope if scope >= wanted else scope - 128,
-        int(not own.is_deprecated or own.address == _LOOPBACK6.address),
+        int(not own.is_deprecated or own.address == LOOPBACK_NETS[6].address),
         int(link == name),
         int(label_of(own.address) == label_of(destination)),
         int(contains(_ORCHID, host(own.address)) == contains(_ORCHID, host(destination))),
@@ -137,7 +136,7 @@ def scope_of(address: bytes) -> int:
         return address[1] & 0x0F
     if not any(address):
         return 0
-    if is_link_local(host(address)) or contains(_LOOPBACK6, host(address)):
+    if is_link_local(host(address)) or contains(LOOPBACK_NETS[6], host(address)):
         return _SCOPE_LINK
     return _SCOPE_SITE if contains(_SITE_LOCAL, host(address)) else _SCOPE_GLOBAL
 

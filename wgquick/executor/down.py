@@ -212,9 +212,15 @@ def _run_pre_down(name: str, before: Hooks, run: Execution, options: Options, *,
     except HookError as error:
         if not options.force:
             remedy = f"Nothing was removed. `wgq down --force {name}' ignores the failure."
-            remedies = f"{error.remedy}\n  {remedy}" if error.remedy else remedy
-            raise HookError(error.what, error.status, where=error.where, remedy=remedies) from None
+            raise HookError(
+                error.what, error.status, where=error.where, remedy=_both(error.remedy, remedy)
+            ) from None
         say(note(f"{error.what}; --force is set, so down continues"))
+
+
+def _both(*remedies: str) -> str:
+    """The remedies, each on a line; empty ones are left out."""
+    return "\n  ".join(filter(None, remedies))
 
 
 def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Save) -> None:
@@ -225,8 +231,8 @@ def _save(name: str, settings: Settings, options: Options, *, say: Say, save: Sa
         raise
     except WgqError as error:
         if not options.force:
-            remedy = f"{error.remedy}\n  `wgq down --force {name}' does not save.".removeprefix("\n  ")
-            raise WgqError(error.what, where=error.where, remedy=remedy) from None
+            remedy = f"`wgq down --force {name}' does not save."
+            raise WgqError(error.what, where=error.where, remedy=_both(error.remedy, remedy)) from None
         say(note(f"{error.what}; --force is set, so down continues"))
 
 

@@ -9,7 +9,7 @@ from _socket import if_indextoname
 from functools import cmp_to_key
 
 from wgquick.lean import TYPE_CHECKING, NamedTuple
-from wgquick.net import HIDDEN
+from wgquick.net import HIDDEN, address_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ def _peer(style: Style, peer: DevicePeer, now: float) -> Iterator[str]:
     if peer.endpoint is not None:
         yield _field(style, "endpoint", _endpoint(peer))
     slash = style.paint(_CYAN, "/")
-    networks = ", ".join(str(ip).replace("/", slash) for ip in peer.allowed_ips)
+    networks = ", ".join(f"{address_text(ip.address)}{slash}{ip.length}" for ip in peer.allowed_ips)
     yield _field(style, "allowed ips", networks or NONE)
     if int(peer.last_handshake):
         yield _field(style, "latest handshake", _ago(style, int(now) - int(peer.last_handshake)))

@@ -268,7 +268,7 @@ def _carries(tunnel: Device, end: SocketAddress) -> bool:
 def _is_self(evidence: Evidence, end: SocketAddress) -> bool:
     """Whether an endpoint on this host is the device itself, and not a proxy on loopback with another port."""
     own = evidence.device is not None and end.port == evidence.device.listen_port
-    return own or not (end.address.startswith("127.") or end.address == "::1")
+    return own or not nets.contains(nets.LOOPBACK_NETS[end.family], nets.host(pack_address(end.address)))
 
 
 def _silence(evidence: Evidence, key: PublicKey, watched: Watched) -> Iterator[Cause]:
