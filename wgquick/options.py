@@ -14,7 +14,7 @@ class Option(NamedTuple):
     """An option `--NAME`. It takes one of `values`, or any value described by `metavar`; without both it is a flag.
 
     `alone` is the value if the option has none; a value then has to follow after `=`. `variable` is the environment
-    variable that sets the default; "" if there is none.
+    variable that sets the default; "" if there is none. `own` has verbs with another help and metavar.
     """
 
     name: str
@@ -23,6 +23,14 @@ class Option(NamedTuple):
     metavar: str = ""
     variable: str = ""
     alone: str = ""
+    own: tuple[tuple[str, str, str], ...] = ()
+
+    def of(self, verb: str) -> Option:
+        """The option as this verb explains it."""
+        for name, words, metavar in self.own:
+            if name == verb:
+                return self._replace(help=words, metavar=metavar)
+        return self
 
     @property
     def is_flag(self) -> bool:
@@ -95,14 +103,20 @@ OPTIONS = {
         Option("textfile", "Write the metrics to a file, atomically.", metavar="FILE"),
         Option(
             "listen",
-            "doctor: listen SECONDS for handshakes. metrics: serve them over HTTP on a loopback address.",
-            metavar="SECONDS|[ADDRESS:]PORT",
+            "Listen SECONDS for handshakes.",
+            metavar="SECONDS",
+            own=(("metrics", "Serve the metrics over HTTP on a loopback address.", "[ADDRESS:]PORT"),),
         ),
-        Option("wait", "Wait for a handshake, for 15 seconds or --wait=SECONDS.", metavar="SECONDS", alone="15"),
+        Option("wait", "Wait for a handshake: 15 seconds, or --wait=SECONDS.", metavar="SECONDS", alone="15"),
         Option("wait-for", "The peers to wait for.", metavar="any|all|PEER"),
         Option("no-wait-for-dns", "Do not wait for endpoint names to resolve: `wgq watch' sets these endpoints."),
         Option("or-down", "Take the interface down if there is no handshake in time."),
-        Option("timeout", "wait: the maximum time. try: how long the change is on trial.", metavar="SECONDS"),
+        Option(
+            "timeout",
+            "The maximum time.",
+            metavar="SECONDS",
+            own=(("try", "How long the change is on trial.", "SECONDS"),),
+        ),
         Option("confirm-when", "What confirms the change automatically.", metavar="handshake|ping:ADDRESS"),
         Option("extend", "Let the trial end in SECONDS from now.", metavar="SECONDS"),
         Option("reject", "Roll the change back now."),

@@ -77,6 +77,20 @@ def test_help_of_up_lists_its_options(arguments: tuple[str, ...]) -> None:
     assert all(option in done.stdout for option in ("--backend", "--firewall", "--dns", "--strict", "--name"))
 
 
+@pytest.mark.parametrize(
+    ("verb", "text"),
+    [
+        ("doctor", "--listen SECONDS Listen SECONDS for handshakes."),
+        ("metrics", "--listen [ADDRESS:]PORT Serve the metrics over HTTP on a loopback address."),
+        ("wait", "--timeout SECONDS The maximum time."),
+        ("try", "--timeout SECONDS How long the change is on trial."),
+        ("up", "--wait SECONDS Wait for a handshake: 15 seconds, or --wait=SECONDS."),
+    ],
+)
+def test_the_help_of_a_verb_has_only_its_own_words(verb: str, text: str) -> None:
+    assert text in " ".join(wgq(verb, "--help").stdout.split())
+
+
 def test_version_is_the_version_of_the_package() -> None:
     assert wgq("--version").stdout == f"wgq {wgquick.__version__}\n"
 

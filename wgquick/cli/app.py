@@ -92,7 +92,7 @@ def _command(verb: Verb) -> Callable[..., None]:
         if status:
             raise typer.Exit(status)
 
-    parameters = [_target(verb), *(_parameter(OPTIONS[name]) for name in verb.options)]
+    parameters = [_target(verb), *(_parameter(OPTIONS[name].of(verb.name)) for name in verb.options)]
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command

@@ -193,10 +193,14 @@ def _bash_target(verb: Verb) -> str:
 
 def zsh() -> str:
     """The completion for zsh."""
-    options = [f"  local {_zsh_variable(each.name)}='{_zsh_option(each)}'" for each in OPTIONS.values()]
+    options = [
+        f"  local {_zsh_variable(option, verbs[0])}='{_zsh_option(option.of(verbs[0]))}'"
+        for option in OPTIONS.values()
+        for verbs in _verbs_of(option)
+    ]
     verbs = [f"        '{each.name}:{_quoted(_words(each.summary))}'" for each in VERBS.values()]
     arguments = [
-        f"        {each.name}) _arguments $help {' '.join(f'${_zsh_variable(name)}' for name in each.options)}"
+        f"        {each.name}) _arguments $help {_zsh_variables(each)}"
         f"{_zsh_first(each)} '{'1' if each.most == 1 else '*'}: :"
         f"{f'_wgq_{each.completes}' if each.completes else ' '}' ;;"
         for each in VERBS.values()
@@ -209,8 +213,13 @@ def _zsh_first(verb: Verb) -> str:
     return f" '1: :({' '.join(verb.first)})'" if verb.first else ""
 
 
-def _zsh_variable(name: str) -> str:
-    """A variable for an option. zsh uses some of the plain names, such as watch, and allows no hyphens."""
+def _zsh_variables(verb: Verb) -> str:
+    return " ".join(f"${_zsh_variable(OPTIONS[name], verb.name)}" for name in verb.options)
+
+
+def _zsh_variable(option: Option, verb: str) -> str:
+    """A variable for a verb's option. zsh uses some of the plain names, such as watch, and allows no hyphens."""
+    name = option.name if option.of(verb) == option else f"{option.name}_{verb}"
     return f"option_{name.replace('-', '_')}"
 
 
@@ -250,21 +259,27 @@ def fish() -> str:
         VERBS=" ".join(VERBS),
         VERB_LINES="\n".join(verbs),
         TARGET_LINES="\n".join(targets),
-        OPTION_LINES="\n".join(map(_fish_option, OPTIONS.values())),
+        OPTION_LINES="\n".join(_fish_option(each, verbs) for each in OPTIONS.values() for verbs in _verbs_of(each)),
     )
 
 
-def _fish_option(option: Option) -> str:
-    verbs = " ".join(verb.name for verb in VERBS.values() if option.name in verb.options)
+def _fish_option(option: Option, verbs: list[str]) -> str:
     values = f" -a '{' '.join(option.values)}'" if option.values else ""
     takes = "" if option.is_flag or option.alone else f" -x{values}"
-    seen = f"-n '__fish_seen_subcommand_from {verbs}'"
-    return f"complete -c wgq {seen} -l {option.name}{takes} -d {_fish_text(option.help)}"
+    seen = f"-n '__fish_seen_subcommand_from {' '.join(verbs)}'"
+    return f"complete -c wgq {seen} -l {option.name}{takes} -d {_fish_text(option.of(verbs[0]).help)}"
 
 
 def _fish_text(text: str) -> str:
     escaped = _words(text).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def _verbs_of(option: Option) -> Iterable[list[str]]:
+    """The verbs that have the option, those with the same help together."""
+    own = [name for name, _, _ in option.own]
+    yield [verb.name for verb in VERBS.values() if option.name in verb.options and verb.name not in own]
+    yield from ([name] for name in own)
 
 
 def _with_value() -> Iterable[Option]:
