@@ -28,7 +28,8 @@ THERE = SocketAddress("192.0.2.1", 51820)
 def test_any_and_all_mean_peers_with_an_endpoint() -> None:
     assert chosen("wg0", PEERS, "any", {})[:2] == ((ONE, TWO), True)
     assert chosen("wg0", PEERS, "all", {})[:2] == ((ONE, TWO), False)
-    with pytest.raises(WgqError, match="no peer has an endpoint"):
+    remedy = "`wgq wait --for PEER wg0', or `wgq up --wait --wait-for PEER wg0'"
+    with pytest.raises(WgqError, match=f"no peer has an endpoint.*\n.*: {remedy}"):
         chosen("wg0", {THREE: False}, "any", {})
 
 

@@ -280,7 +280,8 @@ class Execution:
                 self._undos.clear()
                 if error.errno == EOPNOTSUPP:
                     error.remedy = (
-                        "This kernel has no WireGuard (modprobe wireguard?). --backend userspace needs none."
+                        "This kernel has no WireGuard."
+                        " Load the module (modprobe wireguard), or use --backend userspace."
                     )
                 raise
             self._say(note("Missing WireGuard kernel module. Falling back to a userspace implementation."))

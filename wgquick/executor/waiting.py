@@ -53,7 +53,8 @@ def chosen(name: str, peers: Mapping[PublicKey, bool], words: str, names: Mappin
             raise WgqError(
                 "no peer has an endpoint, so this side cannot start a handshake",
                 where=name,
-                remedy="Name the peers that are to connect: `wait --for PEER', or `up --wait --wait-for PEER'.",
+                remedy=f"Name the peers that are to connect: `wgq wait --for PEER {name}',"
+                f" or `wgq up --wait --wait-for PEER {name}'.",
             )
         return Awaited(found, words == "any", called)
     keys = tuple(dict.fromkeys(_peer(name, peers, word.strip(), called) for word in words.split(",")))
