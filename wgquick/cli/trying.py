@@ -15,7 +15,7 @@ from wgquick.config import location
 from wgquick.errors import FAILURE, ROLLED_BACK, WgqError, not_one_of
 from wgquick.executor import trial
 from wgquick.executor.reloading import ReloadOptions
-from wgquick.executor.trying import VERBS, TrialRequest, criterion
+from wgquick.executor.trying import VERBS, News, TrialRequest, criterion
 from wgquick.lean import signal
 from wgquick.transcript import note
 
@@ -91,7 +91,7 @@ class _Shown:
     def __init__(self, watchdog: Watchdog, asked: TrialRequest, *, is_json: bool) -> None:
         self._watchdog, self._asked, self._is_json = watchdog, asked, is_json
         self._read = [0, 0]
-        self._text = b""
+        self._news = News(watchdog.news)
         self._is_pending = False
         self._is_interrupted = False
         self._has_terminal = sys.stdin is not None and sys.stdin.isatty()
@@ -136,13 +136,7 @@ class _Shown:
 
     def _read_news(self) -> dict[str, Any] | None:
         """Read the watchdog's news; returns the news of the trial's end, None before it."""
-        piece = os.read(self._watchdog.news, _PIECE)
-        if not piece:
-            return {"phase": trial.FAILED, "message": "the watchdogs were killed: nothing can be rolled back"}
-        self._text += piece
-        *lines, self._text = self._text.split(b"\n")
-        for line in lines:
-            news: dict[str, Any] = json.loads(line)
+        for news in self._news.read():
             if news["phase"] != trial.PENDING:
                 return news
             self._begin(news["deadline"])
@@ -194,7 +188,7 @@ class _Shown:
             found = {
                 "verb": self._asked.verb,
                 "interface": name,
-                "outcome": phase.replace(" ", "-"),
+                "outcome": trial.OUTCOMES[phase],
                 "by": end.get("by") or None,
                 "message": message or None,
             }

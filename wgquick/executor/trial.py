@@ -33,7 +33,8 @@ REJECTED = "rejected"  # somebody requested the rollback
 ROLLED_BACK = "rolled back"
 SUPERSEDED = "superseded"  # by another up, down or reload
 FAILED = "failed"  # the change, or the rollback
-_OVER = (CONFIRMED, ROLLED_BACK, SUPERSEDED, FAILED)
+OUTCOMES = {CONFIRMED: "confirmed", ROLLED_BACK: "rolled-back", SUPERSEDED: "superseded", FAILED: "failed"}
+"""The phases that end a trial, with their words in the JSON of `wgq try`."""
 
 
 class Trial(NamedTuple):
@@ -53,7 +54,7 @@ class Trial(NamedTuple):
     @property
     def is_over(self) -> bool:
         """Whether the trial has ended."""
-        return self.phase in _OVER
+        return self.phase in OUTCOMES
 
     @property
     def left(self) -> float:
@@ -146,7 +147,9 @@ def seen(directory: str, name: str) -> Seen | None:
         return None
     try:
         trial = file.read()
-        return None if trial is None or trial.phase in _OVER[:3] else Seen(name, trial, file.has_watchdog())
+        if trial is None or (trial.is_over and trial.phase != FAILED):
+            return None
+        return Seen(name, trial, file.has_watchdog())
     finally:
         file.close()
 

@@ -20,6 +20,7 @@ from wgquick.transcript import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from wgquick.errors import ConfigError
     from wgquick.executor.reloading import ReloadOptions
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     Met = Callable[[], bool]
 
 VERBS = ("up", "down", "reload")
+_PIECE = 65536
 _PAUSE = 0.2  # seconds between two readings of the file
 _LONGEST_CHANGE = 60.0  # the minimum of seconds until a change counts as hanging
 _ATTEMPTS = ((False, False), (False, False), (True, False), (False, True), (True, True))
@@ -71,6 +73,22 @@ def criterion(verb: str, text: str) -> tuple[str, str]:
     return "", address
 
 
+class News:
+    """The watchdog's news: its pipe has one JSON object a line."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._text = b""
+
+    def read(self) -> list[dict[str, Any]]:
+        """Wait for output; returns the complete news in it. The end of the pipe is news of a failure."""
+        piece = os.read(self._pipe, _PIECE)
+        if not piece:
+            return [{"phase": trial.FAILED, "message": "the watchdogs were killed: nothing can be rolled back"}]
+        *lines, self._text = (self._text + piece).split(b"\n")
+        return [loads(line.decode()) for line in lines]
+
+
 class OnTrial:
     """A change on trial, as seen by the process that started the watchdog."""
 
@@ -80,7 +98,8 @@ class OnTrial:
         self._watchdog = watchdog
         self._say = say
         self._printed = 0
-        self._text = b""
+        self._pipe = News(watchdog.news)
+        self._news: list[dict[str, Any]] = []
         self._end = self._next()
         if self._end["phase"] != trial.PENDING:
             self._finish()
@@ -92,16 +111,11 @@ class OnTrial:
             self._finish()
         return str(self._end["phase"])
 
-    def _next(self) -> dict[str, str | int]:
-        while b"\n" not in self._text:
-            piece = os.read(self._watchdog.news, 4096)
-            if not piece:
-                return {"phase": trial.FAILED, "message": "the watchdogs were killed: nothing can be rolled back"}
-            self._text += piece
-        line, _, self._text = self._text.partition(b"\n")
+    def _next(self) -> dict[str, Any]:
+        while not self._news:
+            self._news += self._pipe.read()
         self._transcribe()
-        news: dict[str, str | int] = loads(line.decode())
-        return news
+        return self._news.pop(0)
 
     def _transcribe(self) -> None:
         """Print the watchdog's new output."""

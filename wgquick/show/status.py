@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
+from wgquick.executor.trial import FAILED, PENDING
 from wgquick.show.wg import UNITS
 from wgquick.status.values import VERSION
 
@@ -72,12 +73,12 @@ def text(status: Status, paint: Paint = plain, width: int = WIDTH) -> str:
 
 def _trial(trial: TrialStatus) -> str:
     name, verb = trial.interface, trial.verb
-    if trial.phase == "failed":
+    if trial.phase == FAILED:
         return f"{name} is not as it was before `wgq try {verb}': the rollback failed. {trial.message}".rstrip()
     if not trial.has_watchdog:
         ways = f"`wgq confirm {name}' keeps it, `wgq confirm --reject {name}' says how to revert it"
         return f"{name}: `wgq try {verb}' will not be rolled back, as its watchdogs were killed: {ways}."
-    if trial.phase != "pending":
+    if trial.phase != PENDING:
         return f"{name}: `wgq try {verb}' is {trial.phase}."
     left = round(trial.seconds_left)
     return f"{name} is on trial: `wgq try {verb}' is rolled back in {left} s. To keep it: wgq confirm {name}"
