@@ -47,8 +47,8 @@ class Option(NamedTuple):
 class Verb(NamedTuple):
     """A verb. `completes` is the kind of names that complete its argument: "configurations", "interfaces" or "".
 
-    It takes `least` to `most` arguments; `words` describes them. `first` are the words for the first, if only some
-    are valid there.
+    It takes `least` to `most` arguments; `words` describes them, and `needs` the required ones. `first` are the words for
+    the first, if only some are valid there.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Verb(NamedTuple):
     least: int = 1
     most: int = 1
     words: str = "CONFIG_FILE|INTERFACE"
+    needs: str = "a file or an interface"
     first: tuple[str, ...] = ()
 
 
@@ -224,6 +225,7 @@ VERBS = {
             least=2,
             most=2,
             words="up|reload|down CONFIG_FILE|INTERFACE",
+            needs="up, reload or down, and a file or an interface",
             first=("up", "reload", "down"),
         ),
         Verb(
@@ -234,6 +236,7 @@ VERBS = {
             standard_input=False,
             options=("extend", "reject"),
             words="INTERFACE",
+            needs="an interface",
         ),
         Verb(
             "plan",
@@ -260,6 +263,7 @@ VERBS = {
             least=2,
             most=2,
             words="up|down|reload CONFIG_FILE|INTERFACE",
+            needs="up, down or reload, and a file or an interface",
             first=("up", "down", "reload"),
         ),
         Verb(
@@ -306,6 +310,7 @@ VERBS = {
             options=("json",),
             most=2,
             words="EXPRESSION [CONFIG_FILE|INTERFACE]",
+            needs="an expression",
         ),
         Verb(
             "doctor",
@@ -328,6 +333,7 @@ VERBS = {
             least=2,
             most=MANY,
             words="CONFIG_FILE CONFIG_FILE...",
+            needs="two files",
         ),
         Verb(
             "trace",
@@ -338,6 +344,7 @@ VERBS = {
             standard_input=False,
             options=("from", "mark", "iif", "oif", "uid", "port", "peer-config", "probe", "json"),
             words="ADDRESS",
+            needs="an address",
         ),
         Verb(
             "show",
@@ -361,6 +368,7 @@ VERBS = {
             least=2,
             most=MANY,
             words="INTERFACE [--] COMMAND [ARGUMENT...]",
+            needs="an interface and a command",
         ),
         Verb(
             "status",
@@ -381,6 +389,7 @@ VERBS = {
             standard_input=False,
             options=("timeout", "for"),
             words="INTERFACE",
+            needs="an interface",
         ),
         Verb(
             "watch",

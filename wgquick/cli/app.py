@@ -12,7 +12,7 @@ import wgquick
 from wgquick.cli import verbs
 from wgquick.cli.main import split
 from wgquick.errors import WgqError
-from wgquick.options import DIRECTORY, OPTIONS, VERBS
+from wgquick.options import DIRECTORY, MANY, OPTIONS, VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,17 +141,34 @@ def run_app(arguments: list[str]) -> int:
     try:
         status = app([_ALONE.get(word, word) for word in arguments], prog_name="wgq", standalone_mode=False)
     except _TYPER_ERROR as error:
-        message = error.format_message().rstrip(".")
-        raise WgqError(message[:1].lower() + message[1:], remedy=_usage(VERBS.get(arguments[0]))) from None
+        verb = VERBS.get(arguments[0])
+        raise WgqError(_what(error, verb), remedy=_usage(verb)) from None
     except typer.Abort:
         raise KeyboardInterrupt from None
     return status or 0
 
 
+def _what(error: typer.BadParameter, verb: Verb | None) -> str:
+    """The message for an error of typer."""
+    name = str(getattr(error, "option_name", None) or "")
+    called = f"wgq {verb.name}" if verb else "wgq"
+    if hasattr(error, "possibilities"):
+        meant = " or ".join(sorted(error.possibilities or ()))
+        what = f"`{name}' is not an option of {called}"
+        return f"{what}; did you mean {meant}?" if meant else what
+    option = OPTIONS.get(name.removeprefix("--"))
+    if option is None or verb is None:
+        message = error.format_message().rstrip(".")
+        return message[:1].lower() + message[1:]
+    if option.is_flag:
+        return f"`{name}' takes no value"
+    return f"`{name}' needs a value: {', '.join(option.values) or option.of(verb.name).metavar}"
+
+
 def _check_count(verb: Verb, targets: Sequence[str], arguments: Sequence[str]) -> None:
     """WgqError if a verb has too few or too many targets."""
     if len(targets) < verb.least:
-        raise WgqError(f"`wgq {verb.name}' needs more arguments", remedy=_usage(verb))
+        raise WgqError(f"`wgq {verb.name}' needs {verb.needs}", remedy=_usage(verb))
     if len(targets) > verb.most:
         what = f"`wgq {verb.name}' takes no further argument: `{targets[verb.most]}'"
         raise WgqError(what, remedy=_forgotten_equals(arguments) or _usage(verb))
@@ -168,4 +185,9 @@ def _forgotten_equals(arguments: Sequence[str]) -> str:
 def _usage(verb: Verb | None) -> str:
     if verb is None:
         return "Usage: wgq VERB ...; `wgq -h' lists the verbs."
-    return f"Usage: wgq {verb.name} [OPTIONS] {_words(verb)}; `wgq {verb.name} -h' lists the options."
+    words = _words(verb)
+    if verb.most == MANY and "..." not in words:
+        words += "..."
+    if not verb.least:
+        words = f"[{words}]"
+    return f"Usage: wgq {verb.name} [OPTIONS] {words}; `wgq {verb.name} -h' lists the options."
