@@ -27,7 +27,8 @@ IPV6_MTU = 1280
 """The minimum MTU of a link with IPv6, in bytes (RFC 8200): below it the kernel disables IPv6 on the link."""
 HIDDEN = "(hidden)"
 """In place of a secret key, as in wg(8)."""
-_BASE64_LENGTH = 44
+KEY_TEXT_LENGTH = 44
+"""The characters of a key in base64."""
 _LAST_CHARACTERS = frozenset("AEIMQUYcgkosw048")
 """Base64 characters that end the 32 bytes: the two bits that do not belong to them are 0."""
 # 32 bytes in base64, or in hexadecimal as in the UAPI. After `peer' (as in wg(8)) the key is a public one.
@@ -37,7 +38,7 @@ _KEY_LIKE = Pattern(r"(\bpeer\s+)?([A-Za-z0-9+/]{43}=|[0-9A-Fa-f]{64})")
 
 def _decode_key(text: str) -> bytes:
     """Decode canonical base64 of 32 bytes, as wg(8)'s key_from_base64 does; ValueError never has the text."""
-    if len(text) == _BASE64_LENGTH and text[-2] in _LAST_CHARACTERS:
+    if len(text) == KEY_TEXT_LENGTH and text[-2] in _LAST_CHARACTERS:
         try:
             raw = binascii.a2b_base64(text, strict_mode=True)
         except (binascii.Error, ValueError):
@@ -59,7 +60,7 @@ def _may_hold_key(text: str) -> bool:
     run = 0
     for char in text:
         run = run + 1 if char in _KEY_CHARACTERS else 0
-        if run == _BASE64_LENGTH - 1:
+        if run == KEY_TEXT_LENGTH - 1:
             return True
     return False
 

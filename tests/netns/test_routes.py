@@ -13,7 +13,7 @@ from wgquick.diagnosis.fib import text_of
 from wgquick.net import Prefix, address_text, pack_address
 from wgquick.routing import UDP, Answer, NextHop, PolicyRule, Ports, Query, TableRoute
 from wgquick.show.trace import rule_text
-from wgquick.system.routes import _KINDS, Routing
+from wgquick.system.routes import KINDS, Routing
 
 if TYPE_CHECKING:
     from tests.namespaces import Namespace
@@ -69,7 +69,7 @@ def table(entry: dict[str, Any]) -> int:
 
 def kind_of(entry: dict[str, Any]) -> str:
     kind = str(entry.get("type", "unicast"))
-    return _KINDS[int(kind)] if kind.isdigit() else kind
+    return KINDS[int(kind)] if kind.isdigit() else kind
 
 
 def gateway_of(entry: dict[str, Any]) -> str:

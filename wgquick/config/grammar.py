@@ -19,13 +19,12 @@ from _socket import (
 
 from wgquick.config.settings import Address
 from wgquick.lean import NamedTuple, Pattern
-from wgquick.net import AllowedIP, Endpoint, PublicKey, SecretKey
+from wgquick.net import KEY_TEXT_LENGTH, AllowedIP, Endpoint, PublicKey, SecretKey
 
 _LONG_MAX = 2**64 - 1
 _LONG_DIGITS = 20
 _INT_MAX = 2**31 - 1
 UINT_MAX = 2**32 - 1
-_KEY_LENGTH = 44
 _SHOWN = 80  # characters of a value in a message
 _SECRET = Pattern(r"[A-Za-z0-9+/_-]{20}")
 _STRTOUL = Pattern(r"[ \t\n\v\f\r]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
@@ -336,12 +335,12 @@ def _key_reason(value: str) -> tuple[str, str]:
         return "is in hexadecimal", "write the key in base64, as `wg genkey' prints it"
     if value[:1] in _QUOTES:
         return "is in quotation marks", "remove the quotation marks"
-    if value[_KEY_LENGTH - 1 : _KEY_LENGTH] == "=" and value[_KEY_LENGTH:]:
+    if value[KEY_TEXT_LENGTH - 1 : KEY_TEXT_LENGTH] == "=" and value[KEY_TEXT_LENGTH:]:
         return "has text after the key", "delete the text, or put a `#' before it"
-    if value[:1] in ("/", "~") and len(value) < _KEY_LENGTH:
+    if value[:1] in ("/", "~") and len(value) < KEY_TEXT_LENGTH:
         return "is the name of a file", "write the key itself, or set it in a hook: PostUp = wg set %i ..."
-    if len(value) != _KEY_LENGTH:
-        what = f"has {len(value)} characters; a key in base64 has {_KEY_LENGTH}"
+    if len(value) != KEY_TEXT_LENGTH:
+        what = f"has {len(value)} characters; a key in base64 has {KEY_TEXT_LENGTH}"
         return what, "copy the whole key, with the `=' at its end"
     if "-" in value or "_" in value:
         return "is in URL-safe base64", "write + for - and / for _"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from wgquick.diagnosis.finding import CERTAIN
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def paragraph(interface: str, each: Cause) -> str:
 
 
 def _lines(interface: str, each: Cause) -> Iterable[str]:
-    sure = "" if each.confidence == "certain" else f", {each.confidence}"
+    sure = "" if each.confidence == CERTAIN else f", {each.confidence}"
     yield f"{interface}: {each.severity}{sure}: {each.message} [{each.code}]\n"
     if each.peer:
         yield f"  peer: {each.peer}\n"

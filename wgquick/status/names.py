@@ -12,6 +12,8 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from wgquick.net import KEY_TEXT_LENGTH
+
 if TYPE_CHECKING:
     from wgquick.config.document import Document
 
@@ -250,6 +252,6 @@ class _Reader:
         """The names found."""
         self.flush()
         self._close()
-        disabled = {key: name for key, name in self._disabled.items() if len(key) == 44}
+        disabled = {key: name for key, name in self._disabled.items() if len(key) == KEY_TEXT_LENGTH}
         of = {key: name for key, name in disabled.items() if name} | self._found
         return Names(of, tuple(disabled))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wgquick.routing import Query
 
 FAMILIES = {4: 2, 6: 10}  # AF_INET, AF_INET6
-_KINDS = {
+KINDS = {
     1: "unicast",
     2: "local",
     3: "broadcast",
@@ -37,6 +37,7 @@ _KINDS = {
     9: "throw",
     10: "nat",
 }
+"""The kinds of routes (RTN_*), as `ip route` names them."""
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _NONE = 0xFFFFFFFF  # no suppression
 _INVERT = 0x2  # FIB_RULE_INVERT
@@ -214,7 +215,7 @@ def _route(route: Any, name: Callable[[int | None], str]) -> TableRoute:
     return TableRoute(
         _prefix(route.get("RTA_DST"), route["dst_len"], family) or Prefix(bytes(4 if family == 2 else 16), 0),
         route.get("RTA_TABLE") or route["table"] or MAIN_TABLE,
-        _KINDS.get(route["type"], str(route["type"])),
+        KINDS.get(route["type"], str(route["type"])),
         _hops(route, name),
         route.get("RTA_PRIORITY") or 0,
         route["tos"],
