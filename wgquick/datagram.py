@@ -18,6 +18,11 @@ INITIATION, RESPONSE, COOKIE, DATA = 1, 2, 3, 4
 LENGTHS = {INITIATION: 148, RESPONSE: 92, COOKIE: 64}
 KEEPALIVE_LENGTH = 32
 
+PORT_UNREACHABLE, HOST_UNREACHABLE, NET_UNREACHABLE = "port-unreachable", "host-unreachable", "net-unreachable"
+PROHIBITED, TOO_BIG, TIME_EXCEEDED, OTHER = "prohibited", "too-big", "time-exceeded", "other"
+ENDING = frozenset({PORT_UNREACHABLE, HOST_UNREACHABLE, NET_UNREACHABLE, PROHIBITED})
+"""The meanings of ICMP errors that say that no packet arrives. wgq-userspace uses the same words."""
+
 
 class Datagram(NamedTuple):
     """A UDP datagram; `payload` has its first bytes (at most 148), `size` is the length of the whole payload.
@@ -42,8 +47,8 @@ class Datagram(NamedTuple):
 class IcmpError(NamedTuple):
     """An ICMP or ICMPv6 error about a datagram that we sent to `destination`.
 
-    `meaning` is one of port-unreachable, host-unreachable, net-unreachable, prohibited, too-big, time-exceeded and
-    other; `mtu` is the MTU in a too-big error, else 0. `link` is "lo" if this host is the `sender`.
+    `meaning` is PORT_UNREACHABLE to OTHER; `mtu` is the MTU in an error that means TOO_BIG, else 0. `link` is "lo"
+    if this host is the `sender`.
     """
 
     at: float

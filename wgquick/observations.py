@@ -80,7 +80,7 @@ class Echo(NamedTuple):
 class Arrivals(NamedTuple):
     """The packets captured on a tunnel's link: the sources of echo replies that came out of it, and the (source,
     destination) pairs of all packets that came out, and of all that went in. `refusals` are the destinations
-    about which ICMP errors came out, with the error: "time-exceeded", "no-host" or "unreachable". `rejections` are
+    about which ICMP errors came out, with the `meaning` of the error (`datagram.IcmpError`). `rejections` are
     addresses that answered an echo request with such an error themselves, as only a firewall does. `has_sent` is
     whether any packet went in, doctor's included; None if nothing can be captured.
     """

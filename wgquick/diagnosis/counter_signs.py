@@ -5,6 +5,7 @@ from __future__ import annotations
 from errno import EACCES, EHOSTUNREACH, ENETDOWN, ENETUNREACH, EPERM
 from os import strerror
 
+from wgquick.datagram import TOO_BIG
 from wgquick.diagnosis.finding import CERTAIN, CONFIDENCES, LIKELY, POSSIBLE
 from wgquick.diagnosis.signatures import ICMP_ERRORS, Sign, number_of
 from wgquick.lean import TYPE_CHECKING
@@ -98,9 +99,9 @@ def _of_sending(peer: DevicePeer, events: Events, since: float) -> Iterator[Sign
             facts = (f"sending to {event.receiver} fails: {strerror(event.send_errno)}",)
             yield Sign(code, CERTAIN, peer.public_key, event.receiver, facts)
     for event in events.of("icmp"):
-        is_size = event.icmp == "too-big"
+        is_size = event.icmp == TOO_BIG
         if event.age < (RECENT if is_size else since) and event.icmp in ICMP_ERRORS:
-            code, words = ICMP_ERRORS[event.icmp]
+            code, words, _ = ICMP_ERRORS[event.icmp]
             facts = (f"an ICMP error from {event.router} about packets to {event.receiver}: {words}",)
             yield Sign(
                 code,

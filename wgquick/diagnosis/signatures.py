@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from wgquick.datagram import COOKIE, INITIATION, KEEPALIVE_LENGTH, LENGTHS, RESPONSE
+from wgquick.datagram import (
+    COOKIE,
+    HOST_UNREACHABLE,
+    INITIATION,
+    KEEPALIVE_LENGTH,
+    LENGTHS,
+    NET_UNREACHABLE,
+    PORT_UNREACHABLE,
+    PROHIBITED,
+    RESPONSE,
+    TIME_EXCEEDED,
+    TOO_BIG,
+)
 from wgquick.device import SESSION_AGE
 from wgquick.diagnosis.finding import CERTAIN, CONFIDENCES, LIKELY, POSSIBLE
 from wgquick.diagnosis.senders import KNOWN, UNKNOWN_KEY, WRONG_KEY
@@ -33,14 +45,15 @@ _SIZES = {
     "keepalive": KEEPALIVE_LENGTH,
 }
 ICMP_ERRORS = {
-    "port-unreachable": ("endpoint-refuses", "the port is closed"),
-    "host-unreachable": ("endpoint-unreachable", "the host is unreachable"),
-    "net-unreachable": ("endpoint-unreachable", "there is no route to its network"),
-    "prohibited": ("endpoint-unreachable", "a firewall prohibits it"),
-    "time-exceeded": ("endpoint-unreachable", "the packet is in a routing loop"),
-    "too-big": ("mtu-too-large", "a packet is larger than the path's MTU"),
+    PORT_UNREACHABLE: ("endpoint-refuses", "the port is closed", ""),
+    HOST_UNREACHABLE: ("endpoint-unreachable", "the host is unreachable", "unreachable"),
+    NET_UNREACHABLE: ("endpoint-unreachable", "there is no route to its network", "unreachable"),
+    PROHIBITED: ("endpoint-unreachable", "a firewall prohibits it", "blocked by a firewall"),
+    TIME_EXCEEDED: ("endpoint-unreachable", "the packet is in a routing loop", "in a routing loop"),
+    TOO_BIG: ("mtu-too-large", "a packet is larger than the path's MTU", ""),
 }
-"""The code and the words for each `meaning` of an ICMP error (wgquick.datagram) that shows a cause."""
+"""For each `meaning` of an ICMP error (wgquick.datagram) that shows a cause: the code, the words for the error, and
+for `endpoint-unreachable` those for what its sender says the endpoint is."""
 
 
 class Sign(NamedTuple):
@@ -221,16 +234,16 @@ class _Watched:
         """Signs in ICMP errors."""
         for each in self._heard.icmp_errors:
             peer = self._peer_at(each.destination)
-            if peer is not None and peer in self._shaken and each.meaning != "too-big":
+            if peer is not None and peer in self._shaken and each.meaning != TOO_BIG:
                 continue
             if each.meaning not in ICMP_ERRORS:
                 continue
-            code, words = ICMP_ERRORS[each.meaning]
-            if each.link == "lo" and each.meaning in ("prohibited", "port-unreachable") and not self._went(each):
+            code, words, _ = ICMP_ERRORS[each.meaning]
+            if each.link == "lo" and each.meaning in (PROHIBITED, PORT_UNREACHABLE) and not self._went(each):
                 code = "output-blocked"  # a REJECT rule of this host
             yield Sign(
                 code,
-                LIKELY if each.meaning == "too-big" else CERTAIN,
+                LIKELY if each.meaning == TOO_BIG else CERTAIN,
                 peer,
                 each.destination,
                 (_icmp_fact(each, words),),
@@ -245,7 +258,7 @@ class _Watched:
 
     def silences(self) -> Iterator[Sign]:
         """Signs of peers with an endpoint that send nothing, or only keepalives."""
-        complained = {_plain(each.destination) for each in self._heard.icmp_errors if each.meaning != "too-big"}
+        complained = {_plain(each.destination) for each in self._heard.icmp_errors if each.meaning != TOO_BIG}
         for key, after in self._after.items():
             if after.endpoint is None:
                 continue
@@ -294,7 +307,7 @@ def number_of(count: int, what: str) -> str:
 
 
 def _icmp_fact(complaint: IcmpErrors, words: str) -> str:
-    what = f"{words} of {complaint.mtu} bytes" if complaint.meaning == "too-big" else words
+    what = f"{words} of {complaint.mtu} bytes" if complaint.meaning == TOO_BIG else words
     by = "this host itself" if complaint.link == "lo" else complaint.sender
     times = f"{complaint.times} ICMP error{'s' if complaint.times != 1 else ''}"
     return f"{times} from {by} about packets to {complaint.destination}: {what}"

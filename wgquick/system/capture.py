@@ -15,9 +15,10 @@ from contextlib import ExitStack, suppress
 from errno import EACCES, EAFNOSUPPORT, EPERM
 from typing import TYPE_CHECKING, NamedTuple
 
-from wgquick.datagram import ADMITTED, ARRIVED, DATA, KEEPALIVE_LENGTH, SENT, Datagram, IcmpError
+from wgquick.datagram import ADMITTED, ARRIVED, DATA, KEEPALIVE_LENGTH, SENT, TOO_BIG, Datagram, IcmpError
 from wgquick.errors import OperationError
 from wgquick.net import SocketAddress, address_text
+from wgquick.system import icmp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,28 +37,6 @@ _ICMP, _ICMP6 = socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6
 _RECEIVE_BUFFER, _DATA_BUFFER = 1 << 20, 1 << 16
 _BATCH, _PAUSE = 64, 0.005  # at most 12,800 messages a second on each socket
 _MOST_DATA = 2000
-
-_UNREACHABLE = {
-    0: "net-unreachable",
-    1: "host-unreachable",
-    3: "port-unreachable",
-    4: "too-big",
-    6: "net-unreachable",
-    7: "host-unreachable",
-    9: "prohibited",
-    10: "prohibited",
-    11: "net-unreachable",
-    12: "host-unreachable",
-    13: "prohibited",
-}
-_UNREACHABLE6 = {
-    0: "net-unreachable",
-    1: "prohibited",
-    3: "host-unreachable",
-    4: "port-unreachable",
-    5: "prohibited",
-    6: "prohibited",
-}
 
 # Classic BPF (linux/filter.h). A target is a label; "" is the next instruction.
 _LD_BYTE, _LD_HALF, _LDX_HEADER, _LD_BYTE_X, _LD_HALF_X = 0x30, 0x28, 0xB1, 0x50, 0x48
@@ -386,12 +365,10 @@ def _udp(
 def _icmp_error(at: float, link: str, packet: bytes, port: int, local: frozenset[str]) -> IcmpError | None:
     """The error of an ICMP packet if it quotes a datagram from our port (RFC 792, RFC 4443); else None."""
     start, sender, _, _ = _ip(packet)
-    kind, code = packet[start], packet[start + 1]
+    meaning = icmp.meaning(packet[0] >> 4, packet[start], packet[start + 1])
     if packet[0] >> 4 == 4:
-        meaning = _UNREACHABLE.get(code, "other") if kind == 3 else "time-exceeded"
         (mtu,) = struct.unpack_from("!H", packet, start + 6)
     else:
-        meaning = {1: _UNREACHABLE6.get(code, "other"), 2: "too-big", 3: "time-exceeded"}.get(kind, "other")
         (mtu,) = struct.unpack_from("!I", packet, start + 4)
     quoted = packet[start + 8 :]
     protocol = quoted[9] if quoted[0] >> 4 == 4 else quoted[6]
@@ -402,5 +379,5 @@ def _icmp_error(at: float, link: str, packet: bytes, port: int, local: frozenset
     if ours != port or source not in local:
         return None
     return IcmpError(
-        at, link, sender, SocketAddress(destination, theirs), meaning, mtu if meaning == "too-big" else 0
+        at, link, sender, SocketAddress(destination, theirs), meaning, mtu if meaning == TOO_BIG else 0
     )

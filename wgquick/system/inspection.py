@@ -24,7 +24,7 @@ from wgquick.system import arp, icmp
 from wgquick.system.capture import Capture
 from wgquick.system.path_mtu import path_mtu
 from wgquick.system.programs import find, output
-from wgquick.system.routes import Routing
+from wgquick.system.routes import KINDS, Routing
 from wgquick.system.wireguard import uapi
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ __all__ = [
     "ways",
 ]
 
-_KINDS = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH: return the matched route instead of the result
 _UP, _NO_ARP = 1, 0x80  # IFF_UP, IFF_NOARP
 _ETHERNET = 1  # ARPHRD_ETHER
@@ -58,8 +57,6 @@ _PMTUDISC_PROBE = 3  # IP_PMTUDISC_PROBE, IPV6_PMTUDISC_PROBE: do not fragment, 
 _MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IP_HEADER = {4: 20, 6: 40}
-_ERRORS = {4: {3: "unreachable", 11: "time-exceeded"}, 6: {1: "unreachable", 3: "time-exceeded"}}
-_NO_HOST = {4: (3, 1), 6: (1, 3)}  # the type and code of the error for an address that no host has
 _HOPS = (1, 2, 3, 4, 5, 6, 64)
 _HOP_LIMIT = {4: (socket.IPPROTO_IP, socket.IP_TTL), 6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)}
 _TOS = {4: (socket.IPPROTO_IP, socket.IP_TOS), 6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}
@@ -138,7 +135,7 @@ def _way(routing: Routing, query: Query) -> Way:
         routing.name(found.get("RTA_OIF")),
         found.get("RTA_GATEWAY") or "",
         found.get("RTA_PREFSRC") or "",
-        _KINDS.get(found["type"], str(found["type"])),
+        KINDS.get(found["type"], str(found["type"])),
         f"{matched.get('RTA_DST') or _WHOLE[query.family == 6]}/{matched['dst_len']}",
         found.get("RTA_TABLE") or 0,
         (metrics.get("RTAX_MTU") if metrics else 0) or 0,
@@ -333,11 +330,12 @@ class Tap:
         else:
             return
         version = packet[0] >> 4
-        if (error := _ERRORS[version].get(kind)) and not is_out and len(self._refusals) < _TAPPED:
+        is_unreachable = kind == icmp.UNREACHABLE[version]
+        if (is_unreachable or kind == icmp.EXPIRED[version]) and not is_out and len(self._refusals) < _TAPPED:
             code = packet[((packet[0] & 15) * 4 if version == 4 else 40) + 1]
             quoted = _quoted(packet)
-            self._refusals.add((quoted, "no-host" if (kind, code) == _NO_HOST[version] else error))
-            if error == "unreachable" and quoted == source and _is_about_echo(packet):
+            self._refusals.add((quoted, icmp.meaning(version, kind, code)))
+            if is_unreachable and quoted == source and _is_about_echo(packet):
                 self._rejections.add(quoted)
 
     def _add(self, source: str, destination: str, *, is_reply: bool, is_out: bool) -> None:

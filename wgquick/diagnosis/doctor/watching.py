@@ -13,7 +13,7 @@ from contextvars import copy_context
 from errno import ETIMEDOUT
 from typing import TYPE_CHECKING
 
-from wgquick.datagram import ADMITTED, ARRIVED, SENT, Datagram
+from wgquick.datagram import ADMITTED, ARRIVED, ENDING, HOST_UNREACHABLE, SENT, TIME_EXCEEDED, Datagram
 from wgquick.device import SESSION_AGE, Device, DevicePeer
 from wgquick.diagnosis import nets
 from wgquick.diagnosis.counter_signs import merged, signs_of_counters
@@ -67,7 +67,6 @@ _POLL_INTERVAL = 0.1
 _READING_PAUSES = (0.0, 0.002, 0.005)  # before the readings after a packet from a new place: it is decrypted first
 _BETWEEN_READINGS = 0.03  # until the next readings of that kind
 _SHARE, _FACTOR = 8, 2.5  # one answer may take 1/8 of the remaining time, but at most 2.5 times the usual seconds
-_FINAL = frozenset({"port-unreachable", "host-unreachable", "net-unreachable", "prohibited"})
 
 
 def watched(
@@ -523,7 +522,7 @@ class _Surroundings:
 
     def sent(self, family: int, seen: Arrivals) -> tuple[str, ...]:
         """The public addresses beyond to which this host sends packets, without those reported as unused."""
-        empty = {address for address, error in seen.refusals if error == "no-host"}
+        empty = {address for address, error in seen.refusals if error == HOST_UNREACHABLE}
         every = {to for _, to in seen.returned} - empty - self._queried
         found = {to for to in every if (":" in to) == (family == 6) and self._is_beyond(to)}
         return tuple(sorted(each for each in found if not nets.is_private(pack_address(each))))
@@ -543,8 +542,8 @@ class _Surroundings:
         """The silence beyond the other end, with the ICMP errors about packets to `target`."""
         errors = {error for address, error in seen.refusals if address == target}
         sent = self.sent(family, seen)
-        is_forwarding = bool(errors & {"time-exceeded", "no-host"})
-        return Beyond(key, family, target, is_forwarding, "unreachable" in errors, sent)
+        of_forwarding = {TIME_EXCEEDED, HOST_UNREACHABLE}
+        return Beyond(key, family, target, bool(errors & of_forwarding), bool(errors - of_forwarding), sent)
 
 
 class _Listener:
@@ -599,7 +598,7 @@ class _Listener:
                 return
             if event.stage == ARRIVED and event.kind in ("data", "keepalive"):
                 self._hear(event.source)
-        elif event.meaning in _FINAL:
+        elif event.meaning in ENDING:
             self._errors.add((event.destination.address, event.destination.port))
         self._counter.take(event)
 

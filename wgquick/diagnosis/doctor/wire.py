@@ -11,6 +11,7 @@ from wgquick.diagnosis.doctor.outside import other_addresses
 from wgquick.diagnosis.doctor.packet import ARRIVING, LEAVING, Packet
 from wgquick.diagnosis.finding import CERTAIN, ERROR, INFO, LIKELY, POSSIBLE, WARNING
 from wgquick.diagnosis.senders import KNOWN, UNREAD
+from wgquick.diagnosis.signatures import ICMP_ERRORS
 from wgquick.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -200,8 +201,8 @@ def _with_others(evidence: Evidence, sign: Sign, found: Cause) -> Cause:
 
 
 def _unreachable(evidence: Evidence, sign: Sign) -> Cause:
-    words = {"prohibited": "blocked by a firewall", "time-exceeded": "in a routing loop"}
-    message = f"{sign.sender} reports that {sign.address} is {words.get(sign.meaning, 'unreachable')}"
+    _, _, words = ICMP_ERRORS[sign.meaning]
+    message = f"{sign.sender} reports that {sign.address} is {words}"
     remedy = "correct the Endpoint, or the route or firewall on the way to it"
     return _with_others(evidence, sign, _cause(sign, "endpoint-unreachable", message, remedy))
 
