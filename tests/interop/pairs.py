@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.keys import public_key
 from tests.namespaces import host, mortal
 from tests.waiting import until
 
@@ -79,13 +80,6 @@ def private_key() -> str:
     raw[0] &= 248
     raw[31] = raw[31] & 127 | 64
     return base64.b64encode(raw).decode()
-
-
-def public_key(private: str) -> str:
-    """The public key of a private key."""
-    return subprocess.run(
-        ["wg", "pubkey"], input=private, capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 @dataclasses.dataclass
@@ -318,6 +312,13 @@ class End:
         """The daemon's peak resident memory, in bytes."""
         assert self.daemon is not None
         return int(status(self.daemon.pid)["VmHWM"].split()[0]) * 1024
+
+
+def processor_seconds(end: End) -> float:
+    """The processor time of an end's daemon so far."""
+    assert end.daemon is not None
+    fields = Path(f"/proc/{end.daemon.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def answer(connection: socket.socket) -> str:

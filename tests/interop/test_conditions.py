@@ -9,14 +9,13 @@ import os
 import re
 import socket
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.interop.daemons import answers
 from tests.interop.diagnostics import counters, key
-from tests.interop.pairs import GO, LINK, WGQ, End, join, machines, pair
+from tests.interop.pairs import GO, LINK, WGQ, End, join, machines, pair, processor_seconds
 from tests.interop.refused_sends import refusing
 from tests.interop.traffic import bulk
 from tests.waiting import stopped, until
@@ -26,17 +25,10 @@ if TYPE_CHECKING:
 
     from tests.namespaces import Namespace
 
-TICKS = os.sysconf("SC_CLK_TCK")
 DATAGRAMS = 3000
 # MAX_STAGED_PACKETS of the kernel's queueing.h.
 QUEUE = 128
 SO_RCVBUFFORCE = 33
-
-
-def processor_seconds(end: End) -> float:
-    assert end.daemon is not None
-    fields = Path(f"/proc/{end.daemon.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 @pytest.mark.parametrize("limit", [26, 48])

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, WGQ, machines, pair, private_key, public_key
+from tests.interop.pairs import GO, LINK, WGQ, machines, pair, private_key
 from tests.interop.ports import PORT, TAKEN, take
+from tests.keys import public_key
 from tests.namespaces import host
 from tests.waiting import until
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, WGQ, End, machines, pair, private_key, public_key
+from tests.interop.pairs import GO, LINK, WGQ, End, machines, pair, private_key, processor_seconds
 from tests.interop.traffic import bulk
+from tests.keys import public_key
 
 MIB = 1 << 20
 MANY = 10_000
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def many_peers() -> str:
@@ -34,12 +34,6 @@ def configured_in(end: End) -> float:
     began = time.monotonic()
     assert end.request(request) == "errno=0\n\n"
     return time.monotonic() - began
-
-
-def processor_seconds(end: End) -> float:
-    assert end.daemon is not None
-    fields = Path(f"/proc/{end.daemon.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def test_the_executable_is_at_most_four_megabytes() -> None:

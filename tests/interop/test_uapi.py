@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, LINK, WGQ, End, answer, machines, pair, private_key, public_key
+from tests.interop.pairs import GO, LINK, WGQ, End, answer, machines, pair, private_key
+from tests.keys import public_key
 from tests.waiting import until
 
 if TYPE_CHECKING:

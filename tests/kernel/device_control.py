@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.keys import public, secret
+from tests.keys import networks, public, secret
 from wgquick.device import Device, DeviceConfig, PeerConfig
 from wgquick.errors import OperationError
 from wgquick.net import AllowedIP, Link, Prefix, Route, Rule, SecretKey, SocketAddress
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 NL, CONTROL = RtNetlink(), Control()
-
-
-def networks(count: int) -> tuple[AllowedIP, ...]:
-    return tuple(AllowedIP((0x0B000000 + 256 * n).to_bytes(4, "big"), 24) for n in range(count))
 
 
 def refusal(function: Callable[[], object]) -> OperationError | None:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from tests.interop.daemons import CAP_NET_ADMIN, SECCOMP_FILTER
-from tests.interop.pairs import KERNEL, LINK, WGQ, End, join, machines, pair, private_key, public_key, threads
+from tests.interop.pairs import KERNEL, LINK, WGQ, End, join, machines, pair, private_key, threads
 from tests.interop.ports import PORT, TAKEN, take
+from tests.keys import public_key
 from tests.namespaces import PATH, host
 from tests.netns.firewalld import EARLY_FILTER, hosts, reaches, tunnel, without_marks
 from tests.netns.firewalld import PORT as FAR_PORT

@@ -8,10 +8,10 @@ import re
 import select
 import signal
 import socket
-import subprocess
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
+from tests.keys import public_key
 from tests.namespaces import host
 from tests.netns.tunnels import (
     KEY,
@@ -34,12 +34,6 @@ FAR_KEY = "cGtNUBJAyzXSzVvCZ0bJaVTaB4aSnpOqIP2d/Bw1F3w="
 OTHER = base64.b64encode(b"\x09" * 32).decode()
 
 
-def public(private: str) -> str:
-    return subprocess.run(
-        ["wg", "pubkey"], input=private, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
 @contextmanager
 def both_ends(*, kernel: bool = False) -> Iterator[tuple[Namespace, Namespace]]:
     """A machine, and another beyond its gateway, at 203.0.113.1, that has 10.0.0.2 in the tunnel."""
@@ -51,7 +45,7 @@ def both_ends(*, kernel: bool = False) -> Iterator[tuple[Namespace, Namespace]]:
         far.run(["ip", "-batch", "-"], input="\n".join(lines))
         await_carriers(near, far)
         far.run(["ip", "link", "add", "wg0", "type", "wireguard"] if kernel else ["wgq-userspace", "wg0"])
-        text = f"[Interface]\nPrivateKey = {FAR_KEY}\nListenPort = 51820\n[Peer]\nPublicKey = {public(KEY)}\n"
+        text = f"[Interface]\nPrivateKey = {FAR_KEY}\nListenPort = 51820\n[Peer]\nPublicKey = {public_key(KEY)}\n"
         far.run(["wg", "setconf", "wg0", "/dev/stdin"], input=f"{text}AllowedIPs = 0.0.0.0/0\n")
         far.run(["ip", "-batch", "-"], input="addr add 10.0.0.2/24 dev wg0\nlink set wg0 up\n")
         yield near, far
@@ -60,7 +54,7 @@ def both_ends(*, kernel: bool = False) -> Iterator[tuple[Namespace, Namespace]]:
 def tunnel(networks: str, interface: str = "", more: str = "", *, address: str = "10.0.0.1/24") -> str:
     return (
         f"[Interface]\nPrivateKey = {KEY}\nAddress = {address}\n{interface}\n"
-        f"[Peer]\nPublicKey = {public(FAR_KEY)}\n"
+        f"[Peer]\nPublicKey = {public_key(FAR_KEY)}\n"
         f"Endpoint = 203.0.113.1:51820\nAllowedIPs = {networks}\n{more}"
     )
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import private_key, public_key
+from tests.interop.pairs import private_key
+from tests.keys import public_key
 from tests.namespaces import host
 from tests.netns.tunnels import WGQ, await_carriers, wgq, write
 from tests.waiting import until

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from tests.interop.forgery import raw_socket, send_as
-from tests.interop.pairs import LINK, WGQ, join, machines, private_key, public_key
+from tests.interop.pairs import LINK, WGQ, join, machines, private_key
+from tests.keys import public_key
 from tests.netns.captures import BOTH, EAGER, daemons, firewall, listening, send, static
 from wgquick import api
 from wgquick.device import Device, DevicePeer

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.keys import public_key
 from tests.netns.reloads import (
     CHANGES,
     ECHO,
@@ -20,7 +21,6 @@ from tests.netns.reloads import (
     events_until,
     kill_at_steps,
     peer,
-    public,
     reload_by_steps,
     state,
     tunnel,
@@ -268,18 +268,18 @@ def test_an_ipv6_address_can_be_inserted(machine: Namespace, before: str) -> Non
 
 def test_a_private_key_that_a_peer_has_is_refused(machine: Namespace) -> None:
     """The device would silently remove that peer. A file that has itself as a peer can be reloaded."""
-    text = config() + peer(public(FAR_KEY), "10.8.0.0/16")
+    text = config() + peer(public_key(FAR_KEY), "10.8.0.0/16")
     write(machine, text)
     wgq(machine, "up", "wg0")
     before = machine.out("wg", "showconf", "wg0")
     write(machine, text.replace(KEY, FAR_KEY))
     transcript = wgq(machine, "reload", "wg0", status=1).stderr
-    assert f"wg0.conf: the new PrivateKey is that of the peer {public(FAR_KEY)}" in transcript
+    assert f"wg0.conf: the new PrivateKey is that of the peer {public_key(FAR_KEY)}" in transcript
     assert machine.out("wg", "showconf", "wg0") == before
-    write(machine, text + peer(public(KEY), "10.7.0.0/16"))
+    write(machine, text + peer(public_key(KEY), "10.7.0.0/16"))
     assert wgq(machine, "reload", "wg0").stderr == ""
-    write(machine, text + peer(public(KEY), "10.7.0.0/16") + peer(OTHER, "10.6.0.0/16"))
-    assert f"ignores the peer {public(KEY)}" in wgq(machine, "reload", "wg0").stderr
+    write(machine, text + peer(public_key(KEY), "10.7.0.0/16") + peer(OTHER, "10.6.0.0/16"))
+    assert f"ignores the peer {public_key(KEY)}" in wgq(machine, "reload", "wg0").stderr
     assert "10.7.0.0/16" not in machine.out("ip", "route", "show", "dev", "wg0")
 
 
@@ -394,7 +394,7 @@ def test_a_reload_can_wait_for_a_handshake(ends: tuple[Namespace, Namespace]) ->
     write(near, tunnel("10.0.0.0/24, 10.8.0.0/16"))
     wgq(near, "reload", "wg0", "--wait=120")
     assert int(near.out("wg", "show", "wg0", "latest-handshakes").split()[1])
-    write(near, tunnel("10.0.0.0/24").replace(public(FAR_KEY), OTHER))
+    write(near, tunnel("10.0.0.0/24").replace(public_key(FAR_KEY), OTHER))
     wgq(near, "reload", "wg0", "--wait=0.5", status=4)
     assert OTHER in near.out("wg", "show", "wg0", "peers")
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import GO, WGQ, End, private_key, public_key
+from tests.interop.pairs import GO, WGQ, End, private_key
+from tests.keys import public_key
 from tests.netns.captures import BOTH, EAGER, Listener, daemons, firewall, listening, static
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.keys import public_key
 from tests.namespaces import host
 from tests.netns.pair import ping
 from tests.resolvers import install
@@ -64,12 +65,6 @@ HOOKS = "yGtNUBJAyzXSzVvCZ0bJaVTaB4aSnpOqIP2d/Bw1F3w="
 NEW, OLD, BY_HOOK = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2, 3))
 
 
-def public(private: str) -> str:
-    return subprocess.run(
-        ["wg", "pubkey"], input=private, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
 @pytest.fixture
 def far(machine: Namespace) -> Iterator[Namespace]:
     """The far end: 192.0.2.1 on the machine's uplink, with 10.0.0.2 in the tunnel."""
@@ -84,7 +79,7 @@ def far(machine: Namespace) -> Iterator[Namespace]:
         other.run(["ip", "-batch", "-"], input="addr add 192.0.2.1/24 dev up0\nlink set up0 up\n")
         other.run(["wgq-userspace", "wg0"])
         text = f"[Interface]\nPrivateKey = {FAR_KEY}\nListenPort = 51820\n"
-        peer = f"[Peer]\nPublicKey = {public(HOOKS)}\nAllowedIPs = 10.0.0.1/32\n"
+        peer = f"[Peer]\nPublicKey = {public_key(HOOKS)}\nAllowedIPs = 10.0.0.1/32\n"
         other.run(["wg", "setconf", "wg0", "/dev/stdin"], input=text + peer)
         other.run(["ip", "-batch", "-"], input="addr add 10.0.0.2/24 dev wg0\nlink set wg0 up\n")
         yield other
@@ -93,7 +88,7 @@ def far(machine: Namespace) -> Iterator[Namespace]:
 def full_tunnel(*more: str) -> str:
     """A file without key, port and mark: a hook sets the key, and up chooses the others."""
     hooks = f"PostUp = wg set %i private-key /run/key\nPostUp = wg set %i peer {BY_HOOK} allowed-ips 10.77.0.0/16\n"
-    first = f"[Peer]\nPublicKey = {public(FAR_KEY)}\nEndpoint = 192.0.2.1:51820\nAllowedIPs = 0.0.0.0/0\n"
+    first = f"[Peer]\nPublicKey = {public_key(FAR_KEY)}\nEndpoint = 192.0.2.1:51820\nAllowedIPs = 0.0.0.0/0\n"
     return f"[Interface]\nAddress = 10.0.0.1/24\n{hooks}{first}{''.join(more)}"
 
 
@@ -112,7 +107,7 @@ def test_a_reload_of_a_full_tunnel_changes_only_the_peers(machine: Namespace, fa
     ping(far, "10.0.0.1")
     device, peers = dump(machine)
     assert (device[0], device[3]) == (HOOKS, "0xca6c")
-    assert peers[public(FAR_KEY)][2] == "192.0.2.1:51999"
+    assert peers[public_key(FAR_KEY)][2] == "192.0.2.1:51999"
     pings = machine.popen(["ping", "-i", "0.1", "-c", "30", "-W", "60", "10.0.0.2"], stdout=subprocess.PIPE)
     write(machine, full_tunnel(f"[Peer]\nPublicKey = {NEW}\nAllowedIPs = 10.88.0.0/16\n"))
     done = machine.run(["sh", "-c", setting("ExecReload")])
@@ -120,8 +115,8 @@ def test_a_reload_of_a_full_tunnel_changes_only_the_peers(machine: Namespace, fa
     assert b" 0% packet loss" in output
     device_now, peers_now = dump(machine)
     assert device_now == device
-    assert peers_now[public(FAR_KEY)][2:5] == peers[public(FAR_KEY)][2:5]
-    assert set(peers_now) == {public(FAR_KEY), BY_HOOK, NEW}
+    assert peers_now[public_key(FAR_KEY)][2:5] == peers[public_key(FAR_KEY)][2:5]
+    assert set(peers_now) == {public_key(FAR_KEY), BY_HOOK, NEW}
     assert HOOKS not in done.stderr
     assert machine.run(["sh", "-c", setting("ExecReload")]).stderr == ""
 

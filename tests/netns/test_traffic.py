@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.pairs import private_key, public_key
+from tests.interop.pairs import private_key
+from tests.keys import public_key
 from tests.namespaces import host
 from tests.netns import name_server
 from tests.netns.traffic import (

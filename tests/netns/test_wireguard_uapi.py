@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.keys import public, secret
+from tests.keys import networks, public, secret
 from tests.namespaces import Namespace, host
 from tests.waiting import stopped
 from wgquick.device import Device, DeviceConfig, PeerConfig
@@ -47,10 +47,6 @@ def ips(*texts: str) -> tuple[AllowedIP, ...]:
         return AllowedIP(pack_address(address), int(length), text[0] if text[0] in "+-" else "")
 
     return tuple(map(one, texts))
-
-
-def networks(count: int) -> tuple[AllowedIP, ...]:
-    return tuple(AllowedIP((0x0B000000 + 256 * n).to_bytes(4, "big"), 24) for n in range(count))
 
 
 def wg_dump(machine: Namespace) -> list[list[str]]:

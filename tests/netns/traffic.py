@@ -7,7 +7,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.interop.pairs import private_key, public_key
+from tests.interop.pairs import private_key
+from tests.keys import public_key
 from tests.namespaces import host
 from tests.netns.tunnels import wgq, write
 from wgquick import api

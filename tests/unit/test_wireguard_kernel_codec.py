@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pyroute2.netlink.generic.wireguard import wgmsg
 
+from tests.keys import networks
 from wgquick.device import Device, DeviceConfig, DevicePeer, PeerConfig
 from wgquick.net import AllowedIP, PublicKey, SecretKey, SocketAddress
 from wgquick.system.netlink import codec
@@ -34,10 +35,6 @@ def allowed(*texts: str) -> tuple[AllowedIP, ...]:
         return AllowedIP(pack_address(host), int(length), change)
 
     return tuple(one(text) for text in texts)
-
-
-def networks(count: int) -> tuple[AllowedIP, ...]:
-    return tuple(AllowedIP((0x0B000000 + 256 * n).to_bytes(4, "big"), 24) for n in range(count))
 
 
 def seen_by_pyroute2(body: bytes) -> Any:
