@@ -47,8 +47,8 @@ class Option(NamedTuple):
 class Verb(NamedTuple):
     """A verb. `completes` is the kind of names that complete its argument: "configurations", "interfaces" or "".
 
-    It takes `least` to `most` arguments; `words` describes them, and `needs` the required ones. `first` are the words for
-    the first, if only some are valid there.
+    It takes `least` to `most` arguments; `words` describes them, and `needs` the required ones. `first` are the
+    words for the first, if only some are valid there.
     """
 
     name: str

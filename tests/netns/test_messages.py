@@ -121,3 +121,22 @@ def test_an_endpoint_without_an_address_is_reported_with_its_place(
     assert (done.returncode, remedy) == (1, "  Check the endpoint's host name and the name servers.")
     assert what.startswith(f"wgq: {FILE}:6:14: ")
     assert what.endswith(" in name resolution: `nosuch.invalid:5'")
+
+
+def test_a_missing_userspace_implementation_has_a_remedy(machine: Namespace) -> None:
+    write(machine)
+    variable = "WG_QUICK_USERSPACE_IMPLEMENTATION"
+    command = [
+        "env",
+        f"{variable}=nonesuch",
+        sys.executable,
+        "-m",
+        "wgquick",
+        "up",
+        "--backend",
+        "userspace",
+        "wg0",
+    ]
+    done = machine.run(command, check=False)
+    wanted = f"wgq: cannot run nonesuch: command not found\n  Install it, or unset {variable}.\n"
+    assert (done.returncode, done.stderr.endswith(wanted)) == (1, True)

@@ -47,7 +47,8 @@ def metrics(targets: list[str], given: Given) -> None:
         try:
             return write_to_textfile(os.path.realpath(textfile), show.registry(lambda: found, names))
         except OSError as error:  # it names a temporary file
-            raise WgqError(f"cannot write {textfile}: {error.strerror}") from None
+            remedy = "Name a file in a directory that this user may write to."
+            raise WgqError(f"cannot write {textfile}: {error.strerror}", remedy=remedy) from None
     return write(show.text(found, names))
 
 

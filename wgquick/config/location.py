@@ -20,7 +20,7 @@ _LONGEST = 15
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_=+.-"
 _LISTED = 8
 _FILE_RULE = "The config file must be a valid interface name, followed by .conf"
-_NAME_RULE = "A name has 1 to 15 letters, digits or characters of _ = + . -"
+_NAME_RULE = "A name has 1 to 15 letters, digits or these characters: _ = + . -"
 
 
 class Location(NamedTuple):

@@ -116,7 +116,7 @@ def placements(words: str, sources: Sequence[Source], names: Sequence[str]) -> d
         if equals:
             index = _index_of(file, sources, names)
         if index < 0 or not address:
-            raise WgqError(f"`{word}' is not FILE=ADDRESS", remedy="Write --host hub.conf=203.0.113.7")
+            raise WgqError(f"`{word}' is not FILE=ADDRESS", remedy="Write for example: --host hub.conf=203.0.113.7")
         found.setdefault(index, []).append(address.strip("[]"))
     return found
 

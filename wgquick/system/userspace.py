@@ -96,7 +96,8 @@ class Userspace:
         """Run the program, and wait until it has returned, its link exists and its control socket answers."""
         path = program if "/" in program else programs.find(program)
         if path is None:
-            raise OperationError(f"cannot run {program}: command not found", errno=errno.ENOENT)
+            remedy = f"Install it, or unset {PROGRAM}."
+            raise OperationError(f"cannot run {program}: command not found", errno=errno.ENOENT, remedy=remedy)
         self._outlasts(name, min(self._patience, _OLD_PATIENCE), _OLD_PATIENCE)
         log = os.memfd_create("userspace")
         try:
