@@ -7,6 +7,7 @@ from wgquick.cli import privilege, signals
 from wgquick.cli.streams import say
 from wgquick.config import location
 from wgquick.errors import NoHandshakeError, SignalError, WgqError
+from wgquick.executor.waiting import PATIENCE
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from wgquick.config.settings import Settings
     from wgquick.options import Options
 
-_PATIENCE = "15"
 _LONGEST = 86400
 
 
@@ -66,7 +66,7 @@ def after_reload(name: str, given: Given) -> Callable[[], object]:
 
 def wait(target: str, given: Given) -> None:
     """Wait for a handshake with a live interface's peers."""
-    timeout, peers = seconds(str(given.get("timeout") or _PATIENCE), "--timeout"), str(given.get("for") or "any")
+    timeout, peers = seconds(str(given.get("timeout") or PATIENCE), "--timeout"), str(given.get("for") or "any")
     privilege.acquire()
     with signals.raised():
         api.wait(location.interface_name(target), timeout, peers)

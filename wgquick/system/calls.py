@@ -23,9 +23,15 @@ def unshare(flags: int) -> None:
     _check(_LIBC.unshare(flags))
 
 
-def enter_network(descriptor: int) -> None:
-    """Move the calling thread into the network namespace of this descriptor."""
-    _check(_LIBC.setns(descriptor, NEW_NETWORK))
+def enter_network(descriptor: int, path: str = "") -> None:
+    """Move the calling thread into the network namespace of this descriptor; OSError names the path."""
+    _check(_LIBC.setns(descriptor, NEW_NETWORK), path)
+
+
+def effective_capabilities() -> int:
+    """CapEff of this process (proc(5)), as a bit set."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        return next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
 
 
 def bind(source: str, target: str) -> None:

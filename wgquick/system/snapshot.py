@@ -26,7 +26,6 @@ _IFF_UP, _IFF_LOOPBACK, _IFF_LOWER_UP = 0x1, 0x8, 0x10000
 _SECONDARY, _DEPRECATED, _TENTATIVE, _OPTIMISTIC = 0x01, 0x20, 0x40, 0x04  # IFA_F_*
 _STATES = {1: "INCOMPLETE", 2: "REACHABLE", 4: "STALE", 8: "DELAY", 16: "PROBE", 32: "FAILED", 64: "NOARP"}
 _PERMANENT = 128
-_CLONE_NEWNET = 0x40000000
 
 
 class _Parameters(NamedTuple):
@@ -251,12 +250,10 @@ def _inside(path: str, public_key: Callable[[SecretKey], PublicKey]) -> Snapshot
 
 def enter(path: str) -> None:
     """Move the calling thread into a network namespace (setns(2))."""
-    import ctypes
+    from wgquick.system import calls
 
-    library = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if library.setns(descriptor, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+        calls.enter_network(descriptor, path)
     finally:
         os.close(descriptor)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from wgquick.errors import reason_of
 from wgquick.ports import Watchdog
+from wgquick.system import calls
 from wgquick.transcript import note
 
 if TYPE_CHECKING:
@@ -184,9 +185,7 @@ def hold_memory() -> None:
     """Keep the keys out of core files and, if this process may lock memory, out of swap (mlockall(2))."""
     library = ctypes.CDLL(None, use_errno=True)
     library.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        words = next((line.split()[1] for line in status if line.startswith("CapEff:")), "0")
-    if int(words, 16) & _CAP_IPC_LOCK:  # else a limit would make later allocations fail
+    if calls.effective_capabilities() & _CAP_IPC_LOCK:  # else a limit would make later allocations fail
         library.mlockall(_MCL_CURRENT | _MCL_FUTURE)
 
 

@@ -271,10 +271,8 @@ def _enter_namespaces() -> None:
 
 
 def _may_administer() -> bool:
-    """Whether this process has all needed capabilities (CapEff, proc(5))."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        found = next((line for line in status if line.startswith("CapEff:")), "CapEff: 0")
-    return int(found.split()[1], 16) & _CAPABILITIES == _CAPABILITIES
+    """Whether this process has all needed capabilities."""
+    return calls.effective_capabilities() & _CAPABILITIES == _CAPABILITIES
 
 
 def _route(layout: Layout, everything: Sequence[_Pair], holder: socket.socket) -> None:
