@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import tools
 from benchmarks.reload import WARM
-from tests.interop.pairs import private_key, public_key
+from tests.interop.pairs import private_key
+from tests.keys import public_key
 from tests.namespaces import host
 from tests.parity.trial import in_process
 from tests.resolvers import unpacked
