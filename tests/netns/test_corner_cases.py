@@ -203,7 +203,7 @@ def test_a_signal_interrupts_a_slow_name_lookup_at_once(machine: Namespace) -> N
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_rollback_of_up_does_not_stop_it(machine: Namespace, number: signal.Signals) -> None:
     script = (
-        "[ $1 = -a ] || { touch /run/reached; until [ -e /run/go ]; do sleep 0.02; done; echo gone >>/run/record; }"
+        "[ $1 = -a ] || { echo >>/run/reached; until [ -e /run/go ]; do sleep 0.02; done; echo gone >>/run/record; }"
     )
     path = with_resolvconf(machine, script)
     before = state(machine)
@@ -213,6 +213,7 @@ def test_a_signal_during_the_rollback_of_up_does_not_stop_it(machine: Namespace,
     up = machine.popen([*wgq_with_signals, "up", "wg0"], env=environment, stderr=subprocess.PIPE)
     until(lambda: "reached" in machine.out("ls", "/run").split(), "the hook runs")
     up.send_signal(number)
+    until(lambda: machine.out("cat", "/run/reached") == "\n\n", "the undo begins again")
     machine.run(["touch", "/run/go"])
     transcript = up.communicate(timeout=60)[1].decode()
     assert up.returncode == 9, transcript

@@ -193,8 +193,10 @@ def _parameter(key: str) -> str | None:
 
 def lines(findings: Sequence[Finding], path: str) -> list[str]:
     """The errors, then the warnings: at most three lines, and the command that shows all."""
+    from wgquick.diagnosis.finding import SEVERITIES  # loaded already, as there are findings
+
     problems = [each for each in findings if each.is_problem and each.code not in _ALREADY_PRINTED]
-    problems.sort(key=lambda each: each.severity)  # "error" comes before "warning"
+    problems.sort(key=lambda each: SEVERITIES.index(each.severity))
     shown = [f"{each.file}:{each.line}:{each.column}: {each.message} [{each.code}]" for each in problems[:_SHOWN]]
     if (more := len(problems) - _SHOWN) > 0:
         shown.append(f"{more} more: wgq check {path}" if path else f"{more} more")

@@ -223,11 +223,17 @@ class NoJournal(Journal):
 
 
 def with_source(journal: Journal, applied: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """The applied state in the journal's form, with a hash of the file, by which `save` sees edits."""
+    """The applied state in the journal's form, with `source_of` as "source", by which `save` sees edits."""
+    source = source_of(journal, settings)
+    return applied if source is None else {**applied, "source": source}
+
+
+def source_of(journal: Journal, settings: Settings) -> str | None:
+    """The hash of the settings' file; None if they are not from a file, or it cannot be read."""
     if settings.path:
         with suppress(OSError), open(settings.path, "rb") as file:
-            return {**applied, "source": journal.digest()(file.read())}
-    return applied
+            return journal.digest()(file.read())
+    return None
 
 
 def stamps(directory: str, suffix: str = _SUFFIX) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from wgquick.config.settings import LAN, Extras
 from wgquick.errors import RESTART_NEEDED, SignalError, WgqError, not_up, not_wireguard, take_down_first
 from wgquick.executor import observe, snapshot, traffic, trial, udp_port
 from wgquick.executor.execution import Execution
-from wgquick.executor.journal import Journal, NoJournal, with_source
+from wgquick.executor.journal import Journal, NoJournal, source_of, with_source
 from wgquick.lean import TYPE_CHECKING, NamedTuple, suppress
 from wgquick.net import IPV6_MTU, MAIN_TABLE, Prefix, Route
 from wgquick.plan import applied, lost, reload, up
@@ -453,13 +453,12 @@ class Reload:
         """Record the file if only its text has changed, such as a comment or the name of an endpoint."""
         if self._record is None:
             return
-        state = self._applied(wanted)
         if self._before is not None and self._record.intended is None and self._record.applied is not None:
             new = self._of_desired(wanted)
             is_same = new._replace(mtu=self._before.mtu, firewall=self._before.firewall) == self._before
-            if is_same and state.get("source") == self._record.applied.get("source"):
+            if is_same and source_of(self._journal, self._settings) == self._record.applied.get("source"):
                 return
-        self._journal.apply(state)
+        self._journal.apply(self._applied(wanted))
 
 
 _FAR_REACHING = (DeleteAddress, SetMtu, SetMtuUp)

@@ -51,9 +51,7 @@ def run(argv: Sequence[str], environment: Mapping[str, str], descriptors: Mappin
     """
     if patience.is_over():
         raise _late(argv[0])
-    blocked = signal.pthread_sigmask(
-        signal.SIG_BLOCK, ENDING_SIGNALS
-    )  # no exception before the child's ID is known
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # until the child's ID is known
     try:
         child = os.posix_spawn(
             argv[0],
