@@ -202,9 +202,8 @@ def test_a_signal_interrupts_a_slow_name_lookup_at_once(machine: Namespace) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_rollback_of_up_does_not_stop_it(machine: Namespace, number: signal.Signals) -> None:
-    script = (
-        "[ $1 = -a ] || { echo >>/run/reached; until [ -e /run/go ]; do sleep 0.02; done; echo gone >>/run/record; }"
-    )
+    wait = "until [ -e /run/go ]; do sleep 0.02; done"
+    script = f"[ $1 = -a ] || {{ echo >>/run/reached; {wait}; echo gone >>/run/record; }}"
     path = with_resolvconf(machine, script)
     before = state(machine)
     write(machine, config("DNS = 10.0.0.53\nPostUp = exit 9", FULL))
